@@ -1,0 +1,105 @@
+"""What the decoder hands on: the columns of a run of events of one model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stream_monitor.schema import CodeArray, FloatArray, IntArray, Schema
+
+
+@dataclass(slots=True)
+class ColumnBatch:
+    """Events of one model in input order, as columns.
+
+    Attributes
+    ----------
+    event_time : int64[n]
+        Microseconds since the epoch, UTC.
+    arrival : int64[n]
+        Record timestamp in the same unit; equal to ``event_time`` where the input has none.
+    numbers : float64[k, n]
+        One row a continuous column in schema order. NaN is missing, ±inf is not finite.
+    codes : int32[m, n]
+        One row a categorical column in schema order: the category's index in the reference, then
+        ``C`` for an unseen category, ``C + 1`` for missing, ``C + 2`` for a wrong type, where
+        ``C`` is the column's number of reference categories.
+    wrong_number : (int64[w], int64[w])
+        Row of ``numbers`` and event, for each value of a wrong type (its number is NaN).
+    record : int64[n]
+        Index of the input record each event came from.
+    """
+
+    event_time: IntArray
+    arrival: IntArray
+    numbers: FloatArray
+    codes: CodeArray
+    wrong_number: tuple[IntArray, IntArray]
+    record: IntArray
+
+    def __len__(self) -> int:
+        return len(self.event_time)
+
+    def take(self, rows: IntArray) -> ColumnBatch:
+        """The batch of the given rows, in the given order."""
+        column, event = self.wrong_number
+        if len(event):
+            position = np.full(len(self), -1, dtype=np.int64)
+            position[rows] = np.arange(len(rows))
+            kept = position[event] >= 0
+            wrong = (column[kept], position[event[kept]])
+        else:
+            wrong = (column, event)
+        return ColumnBatch(
+            self.event_time[rows],
+            self.arrival[rows],
+            self.numbers[:, rows],
+            self.codes[:, rows],
+            wrong,
+            self.record[rows],
+        )
+
+
+def empty_wrong() -> tuple[IntArray, IntArray]:
+    """``wrong_number`` of a batch without wrong types."""
+    return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """An event that cannot be used: ``reason`` is one of a bounded set, ``detail`` is for people."""
+
+    record: int
+    reason: str
+    detail: str
+
+
+@dataclass(slots=True)
+class Decoded:
+    """What became of a run of records: columns a model, and what was refused beside them.
+
+    ``batches`` maps the model's index in the configuration to its events. Every event is in
+    exactly one of the batches or the rejects.
+    """
+
+    batches: dict[int, ColumnBatch] = field(default_factory=dict)
+    rejects: list[Reject] = field(default_factory=list)
+
+
+def concatenate(schema: Schema, parts: list[ColumnBatch]) -> ColumnBatch:
+    """One batch of several, in the given order."""
+    if len(parts) == 1:
+        return parts[0]
+    starts = np.cumsum([0, *(len(p) for p in parts)])
+    columns = [p.wrong_number[0] for p in parts]
+    events = [p.wrong_number[1] + s for p, s in zip(parts, starts, strict=False)]
+    k, m = len(schema.continuous), len(schema.categorical)
+    return ColumnBatch(
+        np.concatenate([p.event_time for p in parts]),
+        np.concatenate([p.arrival for p in parts]),
+        np.concatenate([p.numbers.reshape(k, -1) for p in parts], axis=1),
+        np.concatenate([p.codes.reshape(m, -1) for p in parts], axis=1),
+        (np.concatenate(columns), np.concatenate(events)),
+        np.concatenate([p.record for p in parts]),
+    )

@@ -1,0 +1,256 @@
+"""The configuration file as types. Every key, its default and its meaning stand here, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from stream_monitor.config.units import (
+    SECOND,
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_size,
+)
+
+HOUR = 3600 * SECOND
+
+Duration = Annotated[
+    int,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration),
+]
+Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(format_size)]
+
+
+class Section(BaseModel):
+    """A part of the file: unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+
+
+class ModelConfig(Section):
+    """A model version to monitor, with its own reference."""
+
+    name: str = Field(min_length=1, description="as the events name it, and the `model` label")
+    version: str = Field(
+        default="", description="as the events name it; empty: any version of the model"
+    )
+    reference: Path = Field(description="file written by `stream-monitor reference build`")
+
+
+class MappingConfig(Section):
+    """Where an event keeps its parts: dotted paths into the JSON object, or column names.
+
+    `.` for `features` means that the features lie flat beside the other parts.
+    """
+
+    id: str = "id"
+    model: str = "model"
+    version: str = "version"
+    timestamp: str | None = Field(
+        default="ts", description="event time: epoch seconds, milliseconds or RFC 3339"
+    )
+    arrival: str | None = Field(
+        default=None,
+        description="record timestamp; default: Kafka's own, in files the event time. "
+        "`event_time` takes the event time in Kafka too: nothing is late then",
+    )
+    features: str = "features"
+    prediction: str | None = "prediction"
+    score: str | None = "score"
+    scores: str | None = Field(default="scores", description="object of one score a class")
+    segment: str | None = "segment"
+    label: str | None = "label"
+
+
+class ColumnConfig(Section):
+    """Overrides of what `reference build` infers about one column."""
+
+    kind: Literal["continuous", "categorical", "boolean", "ignore"]
+
+
+class ReferenceConfig(Section):
+    """How references are built."""
+
+    columns: dict[str, ColumnConfig] = Field(
+        default_factory=dict, description="kind of a column where the inferred one is not right"
+    )
+    chunk_rows: int | None = Field(
+        default=None,
+        gt=0,
+        description="rows of a reference chunk, for thresholds from chunks; default: the window's "
+        "rows where a window has rows, else a tenth of the reference",
+    )
+    max_categories: int = Field(
+        default=1000, gt=0, le=100_000, description="the most frequent are kept, the rest is unseen"
+    )
+
+
+class KafkaSource(Section):
+    """A Kafka topic, read by a consumer group."""
+
+    type: Literal["kafka"]
+    bootstrap_servers: str
+    topics: list[str] = Field(min_length=1)
+    group_id: str = "stream-monitor"
+    auto_offset_reset: Literal["earliest", "latest"] = "earliest"
+    client: dict[str, Any] = Field(
+        default_factory=dict,
+        description="any further option of kafka-python's consumer, by its name or by the dotted "
+        "name of the Java client and librdkafka",
+    )
+
+
+class FilesSource(Section):
+    """JSONL files, read once, in name order: a file, a directory or a glob pattern."""
+
+    type: Literal["files"]
+    path: str
+
+
+class FollowSource(Section):
+    """A JSONL log that is still written to, with rotation, as `tail -F` reads it."""
+
+    type: Literal["follow"]
+    path: Path
+
+
+class StdinSource(Section):
+    """JSONL on standard input. It cannot be read again: after a crash what was lost is lost."""
+
+    type: Literal["stdin"]
+
+
+SourceConfig = Annotated[
+    KafkaSource | FilesSource | FollowSource | StdinSource, Field(discriminator="type")
+]
+
+
+class WindowConfig(Section):
+    """A window of event time (`size`, and `every` if it slides) or of rows (`rows`)."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9_]+$")
+    size: Duration | None = Field(default=None, gt=0)
+    every: Duration | None = Field(
+        default=None, gt=0, description="a new window begins this often; default: `size`"
+    )
+    rows: int | None = Field(default=None, gt=0)
+
+    @property
+    def step(self) -> int:
+        """Distance between the beginnings of two windows, in microseconds or rows."""
+        return self.rows or self.every or self.size or 0
+
+    @property
+    def length(self) -> int:
+        """Microseconds or rows."""
+        return self.rows or self.size or 0
+
+
+class TimeConfig(Section):
+    """Which events count, and when a window is called closed."""
+
+    allowed_lateness: Duration = Field(
+        default=10 * 60 * SECOND,
+        description="an event counts if its record timestamp is at most this much after its time",
+    )
+    allowed_skew: Duration = Field(
+        default=5 * 60 * SECOND,
+        description="an event further than this ahead of its record timestamp is a dead letter",
+    )
+    max_ahead: Duration = Field(
+        default=24 * HOUR,
+        description="a partition this far ahead of the slowest is held back, which bounds memory",
+    )
+
+
+class MethodsConfig(Section):
+    """What is measured."""
+
+    continuous: list[str] = ["jensen_shannon", "hellinger", "wasserstein", "kolmogorov_smirnov",
+                             "psi"]  # fmt: skip
+    categorical: list[str] = ["jensen_shannon", "hellinger", "l_infinity", "chi2", "psi"]
+    quality: list[str] = ["missing_values", "wrong_type", "unseen_values", "numerical_range"]
+    outliers: bool = True
+
+
+class ThresholdOverride(Section):
+    """Constant limits for some values; the first entry that fits a value counts."""
+
+    metric: str | None = Field(default=None, description="default: every metric")
+    feature: str | None = Field(default=None, description="default: every feature")
+    model: str | None = Field(default=None, description="default: every model")
+    lower: float | None = None
+    upper: float | None = None
+
+
+class AlertsConfig(Section):
+    """When a value is an alert."""
+
+    threshold: Literal["calibrated", "constant", "chunks"] = Field(
+        default="calibrated",
+        description="calibrated: from the reference, for the window's number of rows; constant: "
+        "only `overrides`; chunks: NannyML's mean ± 3 standard deviations of reference chunks",
+    )
+    false_alarms: float = Field(
+        default=1e-4,
+        gt=0,
+        lt=0.5,
+        description="rate of windows without any drift in which some value of a family alerts",
+    )
+    min_rows: int = Field(default=100, ge=1, description="below it a value is shown, not judged")
+    overrides: list[ThresholdOverride] = Field(default_factory=list)
+
+
+class StoreConfig(Section):
+    """Where state is kept."""
+
+    type: Literal["sqlite"] = "sqlite"
+    path: Path = Path("stream-monitor.db")
+    commit_interval: Duration = SECOND
+    results_retention_windows: int = Field(
+        default=10_000, gt=0, description="closed windows kept in the results log, a window name"
+    )
+    max_dead_letters: int = Field(default=10_000, ge=0)
+
+
+class HttpConfig(Section):
+    """Where metrics, the API and the status page are served."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=9877, ge=0, le=65535, description="0: any free port")
+
+
+class LimitsConfig(Section):
+    """Bounds that hold whatever arrives."""
+
+    memory: Size = Field(default=2**30, gt=0)
+    max_series: int = Field(default=20_000, gt=0, description="Prometheus series of one scrape")
+    max_record_size: Size = Field(default=2**20, gt=0)
+
+
+class LogConfig(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="auto: console on a terminal, else JSON"
+    )
+
+
+class Config(Section):
+    """The whole file."""
+
+    models: list[ModelConfig] = Field(min_length=1)
+    source: SourceConfig | None = Field(default=None, description="required by `run`")
+    mapping: MappingConfig = MappingConfig()
+    reference: ReferenceConfig = ReferenceConfig()
+    windows: list[WindowConfig] = Field(min_length=1)
+    time: TimeConfig = TimeConfig()
+    methods: MethodsConfig = MethodsConfig()
+    alerts: AlertsConfig = AlertsConfig()
+    store: StoreConfig = StoreConfig()
+    http: HttpConfig = HttpConfig()
+    limits: LimitsConfig = LimitsConfig()
+    log: LogConfig = LogConfig()

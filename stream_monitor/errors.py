@@ -1,0 +1,54 @@
+"""The exceptions of the package.
+
+::
+
+    StreamMonitorError
+    ├── ConfigError       the configuration file; carries every problem found, not only the first
+    ├── ReferenceError    a reference profile that cannot be built, read or used
+    ├── SourceError       an input that cannot be opened or read
+    └── StoreError        state that cannot be read or written
+
+Each message says what is wrong, where, and what to do about it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class StreamMonitorError(Exception):
+    """Root of everything that this package raises on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a configuration: where, what stands there, what to do."""
+
+    key: str
+    value: object
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.value!r}: {self.remedy}"
+
+
+class ConfigError(StreamMonitorError):
+    """The configuration cannot be used. ``problems`` lists everything that was found."""
+
+    def __init__(self, place: str, problems: list[Problem]) -> None:
+        self.place = place
+        self.problems = problems
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__("\n".join([f"{place}: {count}", *(f"  {p}" for p in problems)]))
+
+
+class ReferenceError(StreamMonitorError):  # noqa: A001 - the field's word; Python's is for weakrefs
+    """A reference profile cannot be built, read or used."""
+
+
+class SourceError(StreamMonitorError):
+    """An input cannot be opened or read."""
+
+
+class StoreError(StreamMonitorError):
+    """State cannot be read or written."""

@@ -1,0 +1,97 @@
+"""What is shown, as one immutable object that the loop swaps and every reader holds by reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from stream_monitor.cells import Cells
+from stream_monitor.schema import IntArray
+from stream_monitor.values import WindowResult
+
+
+@dataclass(frozen=True, slots=True)
+class WindowView:
+    """One configured window of one model.
+
+    ``closed`` is the newest closed window, ``filling`` the one that collects rows now; either is
+    None while there is none. Their ``counts`` are int64[slots] a column, as
+    :class:`~stream_monitor.cells.Cells` orders them. ``history`` holds the last closed windows,
+    oldest first, ``closed`` included.
+    """
+
+    name: str
+    length: str
+    closed: WindowResult | None = None
+    closed_counts: Mapping[str, IntArray] = field(default_factory=dict)
+    filling: WindowResult | None = None
+    filling_counts: Mapping[str, IntArray] = field(default_factory=dict)
+    history: tuple[WindowResult, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    name: str
+    version: str
+    fingerprint: str
+    reference_rows: int
+    cells: Mapping[str, Cells]
+    windows: tuple[WindowView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FiringAlert:
+    """A value that its newest closed window judged an alert.
+
+    ``since`` is the end of the first window in the unbroken run of alerting ones, microseconds.
+    """
+
+    model: str
+    version: str
+    segment: str
+    window: str
+    feature: str
+    family: str
+    metric: str
+    value: float
+    lower_threshold: float
+    upper_threshold: float
+    rows: int
+    window_end: int
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceView:
+    """The state of the process itself. Times are microseconds since the epoch, 0 for never."""
+
+    version: str
+    source: str
+    ready: bool = False
+    finished: bool = False
+    single_instance: bool = True
+    heartbeat: int = 0
+    last_commit: int = 0
+    last_record: int = 0
+    watermark: int = 0
+    state_bytes: int = 0
+    memory_limit: int = 0
+    commit_failures: int = 0
+    dead_letters_dropped: int = 0
+    partitions: tuple[str, ...] = ()
+    lag: Mapping[str, int] = field(default_factory=dict)
+    records: Mapping[str, int] = field(default_factory=dict)
+    bytes: Mapping[str, int] = field(default_factory=dict)
+    accepted: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    late: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    expired: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    rejected: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that ``/metrics``, the API and the page show."""
+
+    service: ServiceView
+    models: tuple[ModelView, ...] = ()
+    alerts: tuple[FiringAlert, ...] = ()

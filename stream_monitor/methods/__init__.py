@@ -1,0 +1,16 @@
+"""The methods. Importing this package registers them all; a new one is one file and one line here."""
+
+from stream_monitor.methods import (  # noqa: F401 - imported for their registration
+    chi_squared,
+    half_space_trees,
+    hellinger,
+    jensen_shannon,
+    kolmogorov_smirnov,
+    l_infinity,
+    psi,
+    quality,
+    wasserstein,
+)
+from stream_monitor.methods.base import REGISTRY
+
+__all__ = ["REGISTRY"]

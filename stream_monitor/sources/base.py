@@ -1,0 +1,81 @@
+"""What every source of events offers, and the words for it.
+
+A source has *partitions*, each an ordered run of records with a *position*: a short string that
+says where the next unread record begins (a Kafka offset, a file and byte). The monitor keeps the
+positions in its checkpoint, beside everything that the records before them caused; a source never
+remembers one by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from stream_monitor.schema import IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """A run of records of one partition, in order.
+
+    Attributes
+    ----------
+    partition
+        Name of the partition, stable over restarts: ``topic:3``, ``events.jsonl``.
+    payloads
+        The bytes of each record.
+    places
+        Where each record stands, for people: ``topic[3]@1207``, ``events.jsonl:88``.
+    position
+        Where the record after the last of these begins.
+    timestamps : int64[n] or None
+        Record timestamps in microseconds since the epoch; None where the source has none.
+    keys, headers
+        As the record carried them, for dead letters; empty where the source has none.
+    """
+
+    partition: str
+    payloads: Sequence[bytes]
+    places: Sequence[str]
+    position: str
+    timestamps: IntArray | None = None
+    keys: Sequence[bytes | None] = ()
+    headers: Sequence[Sequence[tuple[str, bytes]]] = ()
+
+    def __len__(self) -> int:
+        return len(self.payloads)
+
+
+@dataclass(slots=True)
+class Poll:
+    """What a source has to tell since it was last asked.
+
+    ``assigned`` partitions send nothing until :meth:`Source.seek` was called for them; ``revoked``
+    ones send nothing more, and what they sent since the last commit belongs to their next owner.
+    ``at_end`` are the partitions known to be read to their end at this moment. ``finished`` says
+    that no record will ever come again (a finite input).
+    """
+
+    records: list[Records] = field(default_factory=list)
+    assigned: tuple[str, ...] = ()
+    revoked: tuple[str, ...] = ()
+    at_end: frozenset[str] = frozenset()
+    lag: Mapping[str, int] = field(default_factory=dict)
+    finished: bool = False
+
+
+class Source(Protocol):
+    """An input. All methods are called from one thread."""
+
+    def poll(self, timeout_seconds: float) -> Poll:
+        """Wait at most ``timeout_seconds`` for records or a change of assignment."""
+
+    def seek(self, partition: str, position: str | None) -> None:
+        """Begin reading ``partition`` at ``position``, or where the configuration says if None."""
+
+    def pause(self, partitions: frozenset[str]) -> None:
+        """Hold back exactly these partitions and let all others flow."""
+
+    def close(self) -> None:
+        """Release everything; the source is not used again."""

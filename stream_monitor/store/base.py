@@ -1,0 +1,93 @@
+"""The interface to durable state: one checkpoint is offsets and everything they caused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from stream_monitor.values import WindowResult
+
+
+class PaneKey(NamedTuple):
+    """A pane's name: the model's fingerprinted key, its clock, its index on that clock."""
+
+    model: str
+    clock: str
+    index: int
+
+
+class ChunkKey(NamedTuple):
+    """A pane is stored in chunks of slots, so that a commit writes only what changed."""
+
+    pane: PaneKey
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record, or one event of it, that could not be used; kept as it came."""
+
+    partition: str
+    place: str
+    reason: str
+    detail: str
+    payload: bytes
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    timestamp: int | None = None  # record timestamp, microseconds since the epoch
+
+
+@dataclass(slots=True)
+class PartitionState:
+    """One partition's part of a checkpoint.
+
+    ``meta`` is a small JSON object (progress, counters, row numbers), always whole. ``chunks``
+    holds the chunks that changed, each whole, never a difference; ``dropped`` the panes whose life
+    has ended. On restore ``chunks`` holds all of them.
+    """
+
+    position: str | None
+    meta: bytes
+    chunks: dict[ChunkKey, bytes] = field(default_factory=dict)
+    dropped: list[PaneKey] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """Everything that the records since the last commit caused. Committed as a whole or not at all.
+
+    ``service`` is what belongs to no partition (which windows were published, alert state), a JSON
+    object, always whole.
+    """
+
+    partitions: dict[str, PartitionState] = field(default_factory=dict)
+    service: bytes = b"{}"
+    results: list[WindowResult] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+
+
+class Store(Protocol):
+    """Durable state.
+
+    ``commit`` is atomic: after a crash a restore sees all of a checkpoint or nothing of it. When
+    it raises, nothing of the checkpoint took effect.
+    """
+
+    def restore_partition(self, partition: str) -> PartitionState | None:
+        """What was last committed for the partition, or None."""
+
+    def restore_service(self) -> bytes | None:
+        """The ``service`` part of the last checkpoint, or None in a new store."""
+
+    def commit(self, checkpoint: Checkpoint) -> None:
+        """Write the checkpoint, atomically and durably."""
+
+    def results(self, filters: Mapping[str, str]) -> Iterator[dict[str, object]]:
+        """Rows of the results log, newest revision of each window, by COLUMNS; see the API docs."""
+
+    def dead_letters(self, limit: int) -> list[DeadLetter]:
+        """The newest dead letters, newest first."""
+
+    def close(self) -> None:
+        """Release everything; the store is not used again."""

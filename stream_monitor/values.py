@@ -1,0 +1,64 @@
+"""Values and windows: what the methods compute and everything after them passes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import nan
+
+# The columns of a backtest's table, of the results log and of /api/v1/windows, in this order.
+COLUMNS = (
+    "model", "version", "segment", "window", "window_index", "window_start", "window_end",
+    "revision", "maturity", "rows", "label_share", "feature", "family", "metric", "value",
+    "p_value", "sampling_error", "lower_confidence", "upper_confidence", "lower_threshold",
+    "upper_threshold", "alert",
+)  # fmt: skip
+
+DRIFT = "drift"
+OUTLIERS = "outliers"
+QUALITY = "quality"
+STATISTICS = "statistics"
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One number about one window. NaN and None stand for "nothing applies".
+
+    ``feature`` is empty where the value belongs to the model as a whole. ``alert`` is None where
+    the value is shown but not judged: no threshold, fewer rows than ``min_rows``, or a window
+    that is still filling.
+    """
+
+    feature: str
+    family: str
+    metric: str
+    value: float
+    p_value: float = nan
+    sampling_error: float = nan
+    lower_confidence: float = nan
+    upper_confidence: float = nan
+    lower_threshold: float = nan
+    upper_threshold: float = nan
+    alert: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WindowResult:
+    """A window of one model version and everything computed from it.
+
+    ``start`` and ``end`` are microseconds since the epoch; for a window of rows they are the
+    first and last event time in it. ``end`` is exclusive for windows of time. ``closed`` is False
+    while the watermark has not passed the end; ``revision`` counts how often a closed window was
+    published anew because more of it arrived.
+    """
+
+    model: str
+    version: str
+    segment: str
+    window: str
+    index: int
+    start: int
+    end: int
+    rows: int
+    closed: bool
+    values: tuple[Value, ...]
+    revision: int = 0
