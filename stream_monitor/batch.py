@@ -68,7 +68,7 @@ def empty_wrong() -> tuple[IntArray, IntArray]:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """An event that cannot be used: ``reason`` is one of a bounded set, ``detail`` is for people."""
+    """An event that cannot be used: ``reason`` is of a bounded set, ``detail`` for people."""
 
     record: int
     reason: str

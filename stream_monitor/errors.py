@@ -4,7 +4,7 @@
 
     StreamMonitorError
     ├── ConfigError       the configuration file; carries every problem found, not only the first
-    ├── ReferenceError    a reference profile that cannot be built, read or used
+    ├── ProfileError      a reference profile that cannot be built, read or used
     ├── SourceError       an input that cannot be opened or read
     └── StoreError        state that cannot be read or written
 
@@ -42,7 +42,7 @@ class ConfigError(StreamMonitorError):
         super().__init__("\n".join([f"{place}: {count}", *(f"  {p}" for p in problems)]))
 
 
-class ReferenceError(StreamMonitorError):  # noqa: A001 - the field's word; Python's is for weakrefs
+class ProfileError(StreamMonitorError):
     """A reference profile cannot be built, read or used."""
 
 

@@ -15,8 +15,6 @@ from stream_monitor.config.units import (
     parse_size,
 )
 
-HOUR = 3600 * SECOND
-
 Duration = Annotated[
     int,
     BeforeValidator(parse_duration),
@@ -97,6 +95,9 @@ class KafkaSource(Section):
     topics: list[str] = Field(min_length=1)
     group_id: str = "stream-monitor"
     auto_offset_reset: Literal["earliest", "latest"] = "earliest"
+    partitions: int = Field(
+        default=16, gt=0, description="the most partitions of all topics, for the memory bound"
+    )
     client: dict[str, Any] = Field(
         default_factory=dict,
         description="any further option of kafka-python's consumer, by its name or by the dotted "
@@ -161,9 +162,10 @@ class TimeConfig(Section):
         default=5 * 60 * SECOND,
         description="an event further than this ahead of its record timestamp is a dead letter",
     )
-    max_ahead: Duration = Field(
-        default=24 * HOUR,
-        description="a partition this far ahead of the slowest is held back, which bounds memory",
+    max_ahead: Duration | None = Field(
+        default=None,
+        description="a partition this far ahead of the slowest is held back, which bounds memory; "
+        "default: the longest window",
     )
 
 

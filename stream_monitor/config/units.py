@@ -39,7 +39,7 @@ def parse_size(text: object) -> int:
 def format_size(count: int) -> str:
     """A size for people, three digits: ``1.95 MiB``."""
     value, unit = float(count), "B"
-    for unit in ("B", "KiB", "MiB", "GiB"):  # noqa: B007 - the last unit is kept for larger ones
+    for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024 or unit == "GiB":
             break
         value /= 1024

@@ -1,4 +1,4 @@
-"""What is shown, as one immutable object that the loop swaps and every reader holds by reference."""
+"""What is shown: one immutable object that the loop swaps and readers hold by reference."""
 
 from __future__ import annotations
 

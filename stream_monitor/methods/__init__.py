@@ -1,4 +1,4 @@
-"""The methods. Importing this package registers them all; a new one is one file and one line here."""
+"""The methods. Importing this registers them all; a new one is one file and one line here."""
 
 from stream_monitor.methods import (  # noqa: F401 - imported for their registration
     chi_squared,

@@ -87,7 +87,7 @@ class ShareMethod(Protocol):
         """bool[slots]: which slots count; None where the method does not apply to the column."""
 
     def expected(self, cells: Cells) -> tuple[float, float]:
-        """Parameters (a, b) of the beta distribution of the share in new data like the reference."""
+        """(a, b) of the beta distribution of the share in new data like the reference."""
 
 
 class RowLearner(Protocol):
@@ -123,9 +123,7 @@ class RowMethod(Protocol):
     def learner(self, schema: Schema, cells: Mapping[str, Cells]) -> RowLearner | None:
         """A learner for the reference's second pass; None where the schema has no fit columns."""
 
-    def load(
-        self, schema: Schema, arrays: Mapping[str, np.ndarray[Any, Any]]
-    ) -> RowScorer: ...
+    def load(self, schema: Schema, arrays: Mapping[str, np.ndarray[Any, Any]]) -> RowScorer: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, overload
 
 from stream_monitor.schema import IntArray
+
+
+def escaped(text: str) -> str:
+    """Text that stands for itself in the ``form`` of :class:`Places`."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+class Places(Sequence[str]):
+    """Where each record stands, worked out only for those that somebody asks about."""
+
+    def __init__(self, form: str, numbers: Sequence[int]) -> None:
+        self._form, self._numbers = form, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Places: ...
+    def __getitem__(self, index: int | slice) -> str | Places:
+        if isinstance(index, slice):
+            return Places(self._form, self._numbers[index])
+        return self._form.format(self._numbers[index])
 
 
 @dataclass(frozen=True, slots=True)

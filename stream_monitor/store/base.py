@@ -86,6 +86,13 @@ class Store(Protocol):
     def results(self, filters: Mapping[str, str]) -> Iterator[dict[str, object]]:
         """Rows of the results log, newest revision of each window, by COLUMNS; see the API docs."""
 
+    def history(self, model: str, version: str, window: str) -> list[WindowResult]:
+        """The newest 60 closed windows of a name, oldest first, each in its newest revision."""
+
+    @property
+    def dead_letters_dropped(self) -> int:
+        """How many dead letters were deleted because there were too many."""
+
     def dead_letters(self, limit: int) -> list[DeadLetter]:
         """The newest dead letters, newest first."""
 

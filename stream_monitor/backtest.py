@@ -1,0 +1,200 @@
+"""A backtest: files through the same decoder, pipeline and methods as the live service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from stream_monitor.batch import ColumnBatch, Decoded, concatenate
+from stream_monitor.config.model import Config
+from stream_monitor.decode.native import NativeDecoder
+from stream_monitor.decode.table import TableDecoder
+from stream_monitor.panes.partition import Partition
+from stream_monitor.panes.windows import Window
+from stream_monitor.pipeline import ACCEPTED, EXPIRED, LATE, REJECTED, Pipeline
+from stream_monitor.schema import IntArray
+from stream_monitor.sources.files import FilesSource
+from stream_monitor.tables import read_chunks
+from stream_monitor.values import COLUMNS, WindowResult, rows_of
+from stream_monitor.watch import Watched
+
+_BLOCK = 8_192  # events between two looks at the watermark
+_TEXT = {"model", "version", "segment", "window", "maturity", "window_start", "window_end",
+         "feature", "family", "metric"}  # fmt: skip
+_TYPES: dict[str, Any] = (
+    {name: pa.string() if name in _TEXT else pa.float64() for name in COLUMNS}
+    | dict.fromkeys(("window_index", "revision", "rows"), pa.int64())
+    | {"alert": pa.bool_()}
+)
+Progress = Callable[[float], None]
+OUTPUTS = (".parquet", ".csv", ".jsonl")
+
+
+@dataclass(slots=True)
+class Summary:
+    """What became of the events."""
+
+    accepted: int = 0
+    late: int = 0
+    expired: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    windows: int = 0
+    alerts: int = 0
+
+
+def backtest(
+    paths: list[Path],
+    config: Config,
+    watched: list[Watched],
+    windows: tuple[Window, ...],
+    progress: Progress,
+) -> tuple[list[WindowResult], Summary]:
+    """Every window of the files' events, newest revisions, and what became of the events.
+
+    Closed windows are judged; the one that is still filling when the input ends is shown and not
+    judged, as in the live service. Events that are not in time order are sorted, in memory.
+    """
+    try:
+        found, pipeline = _run(
+            _streamed(paths, config, watched, progress), config, watched, windows
+        )
+    except _OutOfOrderError:
+        found, pipeline = _run(_sorted(paths, config, watched, progress), config, watched, windows)
+    summary = Summary(
+        pipeline.tally(ACCEPTED).total(),
+        pipeline.tally(LATE).total(),
+        pipeline.tally(EXPIRED).total(),
+        dict(pipeline.tally(REJECTED)),
+        len(found),
+        sum(bool(v.alert) for r in found for v in r.values),
+    )
+    return found, summary
+
+
+class _OutOfOrderError(Exception):
+    """The events are not in time order."""
+
+
+def _run(
+    events: Iterable[Decoded], config: Config, watched: list[Watched], windows: tuple[Window, ...]
+) -> tuple[list[WindowResult], Pipeline]:
+    pipeline = Pipeline(watched, windows, config.time)
+    partition = pipeline.partitions["backtest"] = Partition("backtest")
+    results: dict[tuple[str, str, str, int], WindowResult] = {}
+    for decoded in events:
+        pipeline.ingest(partition, decoded)
+        for result in pipeline.close(pipeline.watermark()):
+            results[result.model, result.version, result.window, result.index] = result
+    for result in pipeline.filling():
+        results[result.model, result.version, result.window, result.index] = result
+    order = {w.name: i for i, w in enumerate(config.windows)}
+    found = sorted(results.values(), key=lambda r: (r.model, r.version, order[r.window], r.index))
+    return found, pipeline
+
+
+def _order_of(config: Config, batch: ColumnBatch) -> IntArray:
+    """What events are ordered by: event time for windows of rows, else arrival."""
+    return batch.event_time if any(w.rows for w in config.windows) else batch.arrival
+
+
+def _streamed(
+    paths: list[Path], config: Config, watched: list[Watched], progress: Progress
+) -> Iterator[Decoded]:
+    """The events as they stand in the files, in blocks, as long as they are in order."""
+    newest: dict[int, int] = {}
+    for decoded in _decoded(paths, config, watched, progress):
+        for index, batch in decoded.batches.items():
+            times = _order_of(config, batch)
+            if times[0] < newest.get(index, times[0]) or np.any(times[1:] < times[:-1]):
+                raise _OutOfOrderError
+            newest[index] = int(times[-1])
+        yield from _blocks(decoded)
+
+
+def _sorted(
+    paths: list[Path], config: Config, watched: list[Watched], progress: Progress
+) -> Iterator[Decoded]:
+    """All events, held in memory and sorted; models take turns by time."""
+    parts: dict[int, list[ColumnBatch]] = {}
+    rejects = []
+    for decoded in _decoded(paths, config, watched, progress):
+        rejects += decoded.rejects
+        for index, batch in decoded.batches.items():
+            parts.setdefault(index, []).append(batch)
+    yield Decoded({}, rejects)
+    whole: dict[int, ColumnBatch] = {}
+    for index, some in parts.items():
+        batch = concatenate(watched[index].target.schema, some)
+        whole[index] = batch.take(np.argsort(_order_of(config, batch), kind="stable"))
+    keys = {index: _order_of(config, batch) for index, batch in whole.items()}
+    every = np.sort(np.concatenate([np.empty(0, dtype=np.int64), *keys.values()]))
+    starts = dict.fromkeys(whole, 0)
+    for last in [*every[_BLOCK - 1 :: _BLOCK].tolist(), *every[-1:].tolist()]:
+        block: dict[int, ColumnBatch] = {}
+        for index, batch in whole.items():
+            end = int(np.searchsorted(keys[index], last, side="right"))
+            if end > starts[index]:
+                block[index] = batch.take(np.arange(starts[index], end))
+                starts[index] = end
+        yield Decoded(block)
+
+
+def _blocks(decoded: Decoded) -> Iterator[Decoded]:
+    """A large chunk in parts, so that few panes are open at once."""
+    rejects = decoded.rejects
+    for index, batch in decoded.batches.items():
+        for start in range(0, len(batch), _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, len(batch)))
+            yield Decoded({index: batch if len(rows) == len(batch) else batch.take(rows)}, rejects)
+            rejects = []
+    if rejects:
+        yield Decoded({}, rejects)
+
+
+def _decoded(
+    paths: list[Path], config: Config, watched: list[Watched], progress: Progress
+) -> Iterator[Decoded]:
+    targets = [m.target for m in watched]
+    table = TableDecoder(config.mapping, targets)
+    native = NativeDecoder(config.mapping, targets, config.limits.max_record_size)
+    sizes = [max(p.stat().st_size, 1) for p in paths]
+    total, before = sum(sizes), 0
+    for path, size in zip(paths, sizes, strict=True):
+        if path.suffix in (".parquet", ".csv"):
+            for chunk in read_chunks([path]):
+                yield table.decode(chunk)
+                progress((before + size * chunk.done) / total)
+        else:
+            source = FilesSource(str(path), max_record_size=config.limits.max_record_size)
+            source.seek(str(path), None)
+            source.poll(0.0)
+            while not (poll := source.poll(0.0)).finished:
+                for records in poll.records:
+                    yield native.decode(records)
+                    progress((before + int(records.position.partition(":")[2])) / total)
+        before += size
+        progress(before / total)
+
+
+def write(results: list[WindowResult], path: Path) -> int:
+    """Write the table, a row a value; returns the number of rows."""
+    rows = [row for result in results for row in rows_of(result)]
+    if path.suffix == ".jsonl":
+        path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+        return len(rows)
+    table = pa.table(
+        {name: pa.array([r[name] for r in rows], type=_TYPES[name]) for name in COLUMNS}
+    )
+    if path.suffix == ".parquet":
+        pa.parquet.write_table(table, path)
+    else:
+        pa.csv.write_csv(table, path)
+    return len(rows)

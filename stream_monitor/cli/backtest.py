@@ -1,0 +1,59 @@
+"""``backtest``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from stream_monitor.backtest import OUTPUTS, backtest, write
+from stream_monitor.cli.common import Commands, command, config_option, messages, progress_bar
+from stream_monitor.config.load import load_config
+from stream_monitor.tables import expand
+from stream_monitor.watch import watch
+
+
+def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = command(
+        commands,
+        "backtest",
+        _run,
+        summary="push files of events through the pipeline and write a table, one row a value",
+        example="stream-monitor backtest --config monitor.yaml --events may.parquet "
+        "--output may.parquet",
+    )
+    config_option(parser)
+    parser.add_argument(
+        "--events", nargs="+", required=True, metavar="FILE", help="Parquet, CSV or JSONL files"
+    )
+    parser.add_argument(
+        "--output",
+        type=_output,
+        required=True,
+        metavar="OUT",
+        help=f"table to write: {', '.join(OUTPUTS)}",
+    )
+
+
+def _output(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in OUTPUTS:
+        raise argparse.ArgumentTypeError(f"{text}: end it in {', '.join(OUTPUTS)}")
+    return path
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments.config)
+    watched, windows = watch(config, str(arguments.config))
+    paths = expand(arguments.events)
+    with progress_bar() as progress:
+        results, summary = backtest(
+            paths, config, watched, windows, lambda done: progress("events", done)
+        )
+    rows = write(results, arguments.output)
+    rejected = ", ".join(f"{n:,} {reason}" for reason, n in sorted(summary.rejected.items()))
+    messages().print(
+        f"{summary.accepted:,} events in {summary.windows:,} windows, {summary.late:,} late, "
+        f"{summary.expired:,} expired, rejected: {rejected or 'none'}\n"
+        f"wrote {arguments.output}: {rows:,} values, {summary.alerts:,} alerts"
+    )
+    return 0

@@ -1,0 +1,45 @@
+"""``check-config``."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+from rich.table import Table
+
+from stream_monitor.cli.common import Commands, command, config_option
+from stream_monitor.config.load import load_config
+from stream_monitor.config.units import format_size
+from stream_monitor.watch import budgets, watch
+
+
+def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = command(
+        commands,
+        "check-config",
+        _run,
+        summary="check a configuration and its references, and print the worst case in bytes",
+        example="stream-monitor check-config --config monitor.yaml",
+    )
+    config_option(parser)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments.config)
+    watched, windows = watch(config, str(arguments.config))
+    table = Table(title="worst case")
+    for heading in ("model", "slots a pane", "panes", "in memory", "on disk", "a commit"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for b in budgets(config, watched, windows):
+        table.add_row(
+            b.model,
+            f"{b.slots:,}",
+            f"{b.panes:,}",
+            format_size(b.memory),
+            format_size(b.disk),
+            format_size(b.commit),
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"{arguments.config}: fine (limits.memory {format_size(config.limits.memory)})")
+    return 0

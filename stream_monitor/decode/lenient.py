@@ -1,0 +1,154 @@
+"""The slow, forgiving way through one JSON event: finds out what is wrong with it.
+
+An event survives whatever its features hold: a value of a wrong type is counted as such and the
+rest is used. It becomes a dead letter only where it cannot be placed: no JSON, no time, no model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import orjson
+
+from stream_monitor.batch import ColumnBatch, Reject
+from stream_monitor.config.model import MappingConfig
+from stream_monitor.decode import timestamps
+from stream_monitor.decode.base import Target, choose
+from stream_monitor.decode.paths import Path, Paths, look_up
+from stream_monitor.schema import IntArray, Kind, category_of
+
+_SHOWN = 80  # characters of a value that a reason quotes
+
+
+class _RejectedError(Exception):
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class LenientDecoder:
+    """Decodes events one at a time by the mapping, whatever their values are."""
+
+    def __init__(self, mapping: MappingConfig, targets: list[Target]) -> None:
+        self._paths = Paths(mapping)
+        self._targets = targets
+
+    def decode(
+        self, payloads: list[bytes], record: IntArray, stamps: IntArray | None
+    ) -> tuple[list[tuple[int, ColumnBatch]], list[Reject]]:
+        """Each payload as a batch of one event with its model's index, or as a reject."""
+        events, rejects = [], []
+        for payload, index in zip(payloads, record.tolist(), strict=True):
+            stamp = None if stamps is None else int(stamps[index])
+            try:
+                events.append(self._event(payload, index, stamp))
+            except _RejectedError as rejected:
+                rejects.append(Reject(index, rejected.reason, rejected.detail))
+        return events, rejects
+
+    def _event(self, payload: bytes, record: int, stamp: int | None) -> tuple[int, ColumnBatch]:
+        event = _parse(payload)
+        paths = self._paths
+        name, version = (_text(look_up(event, p)) for p in (paths.model, paths.version))
+        index = choose(self._targets, name, version)
+        if index is None:
+            raise _RejectedError("unknown_model", f"model {name!r}, version {version!r}"[:200])
+        time = self._time(event, paths.time)
+        if paths.arrival:
+            arrival = self._time(event, paths.arrival)
+        else:
+            arrival = time if stamp is None else stamp
+        if paths.features and not isinstance(look_up(event, paths.features), dict):
+            where = ".".join(paths.features)
+            detail = f"no object {where!r} with the features; see mapping.features"
+            raise _RejectedError("missing_field", detail)
+        return index, self._columns(event, self._targets[index], time, arrival, record)
+
+    def _time(self, event: dict[str, Any], path: Path) -> int:
+        if not path:
+            return 0
+        value = look_up(event, path)
+        if value is None:
+            raise _RejectedError("missing_field", f"no {'.'.join(path)!r}")
+        time = None
+        if isinstance(value, str):
+            time = timestamps.of_text(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            time = timestamps.of_number(_float(value))
+        if time is None:
+            detail = f"{'.'.join(path)!r} is {str(value)[:_SHOWN]!r}: no time from 1970 to 2200"
+            raise _RejectedError("bad_timestamp", detail)
+        return time
+
+    def _columns(
+        self, event: dict[str, Any], target: Target, time: int, arrival: int, record: int
+    ) -> ColumnBatch:
+        numbers, wrong = [], []
+        for k, column in enumerate(target.schema.continuous):
+            value = look_up(event, self._paths.column(column))
+            if value is None:
+                numbers.append(math.nan)
+            elif isinstance(value, int | float) and not isinstance(value, bool):
+                numbers.append(_float(value))
+            else:
+                numbers.append(math.nan)
+                wrong.append(k)
+        codes = []
+        for column in target.schema.categorical:
+            value = look_up(event, self._paths.column(column))
+            codes.append(code_of(value, column.kind, target.categories[column.name]))
+        return ColumnBatch(
+            np.array([time]),
+            np.array([arrival]),
+            np.array(numbers, dtype=np.float64).reshape(-1, 1),
+            np.array(codes, dtype=np.int32).reshape(-1, 1),
+            (np.array(wrong, dtype=np.int64), np.zeros(len(wrong), dtype=np.int64)),
+            np.array([record]),
+        )
+
+
+def code_of(value: object, kind: Kind, known: Any) -> int:
+    """The slot of a categorical value; see :class:`~stream_monitor.batch.ColumnBatch`."""
+    unseen = len(known)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return unseen + 1
+    if kind is Kind.BOOLEAN and not isinstance(value, bool):
+        return unseen + 2
+    name = category_of(value)
+    return unseen + 2 if name is None else int(known.get(name, unseen))
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else category_of(value) or str(value)[:_SHOWN]
+
+
+def _float(value: float) -> float:
+    """An integer beyond the range of floats is infinite for us: counted, never added."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _parse(payload: bytes) -> dict[str, Any]:
+    try:
+        event = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        event = _with_constants(payload, str(error))
+    if not isinstance(event, dict):
+        raise _RejectedError("not_an_object", f"a JSON {type(event).__name__}, not an object")
+    return event
+
+
+def _with_constants(payload: bytes, detail: str) -> Any:
+    """Python's own json writes bare NaN and Infinity, which JSON does not have; read those."""
+    if b"NaN" not in payload and b"Infinity" not in payload:
+        raise _RejectedError("not_json", detail)
+    try:
+        return json.loads(payload)
+    except (ValueError, RecursionError):
+        raise _RejectedError("not_json", detail) from None

@@ -1,0 +1,189 @@
+"""Chunks of files → column batches, by the same mapping and rules as JSON events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stream_monitor.batch import ColumnBatch, Decoded, Reject
+from stream_monitor.config.model import MappingConfig
+from stream_monitor.decode import tabular
+from stream_monitor.decode.base import Target, choose
+from stream_monitor.errors import ProfileError
+from stream_monitor.schema import (
+    PREDICTION,
+    SCORE,
+    BoolArray,
+    CodeArray,
+    Column,
+    IntArray,
+    Kind,
+    Role,
+    score_column,
+)
+from stream_monitor.tables import Chunk
+
+
+def source_columns(mapping: MappingConfig, names: list[str]) -> dict[str, tuple[str, Role]]:
+    """Which file column each column of the model comes from.
+
+    Features lie below ``mapping.features``; where no file column does, all columns that the
+    mapping does not claim for something else are features.
+
+    Returns
+    -------
+    {column name: (file column, role)}, features in name order, then prediction and scores
+    """
+    prefix = mapping.features + "."
+    nested = [n for n in names if n.startswith(prefix)]
+    score_prefix = f"{mapping.scores}." if mapping.scores else None
+    parts: dict[str, tuple[str, Role]] = {}
+    if mapping.prediction in names:
+        parts[PREDICTION] = (mapping.prediction or "", Role.PREDICTION)
+    if mapping.score in names:
+        parts[SCORE] = (mapping.score or "", Role.SCORE)
+    for name in sorted(names):
+        if score_prefix and name.startswith(score_prefix):
+            label = name.removeprefix(score_prefix)
+            parts[score_column(label)] = (name, Role.SCORE)
+    claimed = {
+        mapping.id, mapping.model, mapping.version, mapping.timestamp, mapping.arrival,
+        mapping.label, mapping.segment, *(source for source, _ in parts.values()),
+    }  # fmt: skip
+    segment = f"{mapping.segment}." if mapping.segment else None
+    flat = [n for n in names if n not in claimed and not (segment and n.startswith(segment))]
+    features = {n.removeprefix(prefix): n for n in nested} if nested else {n: n for n in flat}
+    if clash := sorted(features.keys() & parts.keys()):
+        raise ProfileError(
+            f"{', '.join(clash)}: a feature has the name of the prediction or a score; rename the "
+            f"feature in the data"
+        )
+    return {name: (features[name], Role.FEATURE) for name in sorted(features)} | parts
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Each row's times and model: ``target`` is -1 where the row cannot be used."""
+
+    time: IntArray
+    arrival: IntArray
+    target: CodeArray
+    rejects: list[Reject]
+
+
+class TableDecoder:
+    """Turns chunks into column batches."""
+
+    def __init__(self, mapping: MappingConfig, targets: list[Target]) -> None:
+        self._mapping = mapping
+        self._targets = targets
+
+    def decode(self, chunk: Chunk) -> Decoded:
+        """Every row as an event; ``record`` is the row's number in the chunk."""
+        placed = self.place(chunk)
+        decoded = Decoded(rejects=placed.rejects)
+        columns = source_columns(self._mapping, list(chunk.columns))
+        for index in np.unique(placed.target[placed.target >= 0]).tolist():
+            batch = self._batch(chunk, self._targets[index], columns, placed)
+            rows = np.flatnonzero(placed.target == index)
+            decoded.batches[index] = batch if len(rows) == chunk.rows else batch.take(rows)
+        return decoded
+
+    def place(self, chunk: Chunk) -> Placement:
+        """Where each row belongs, and which cannot be used."""
+        time, usable = self._times(chunk)
+        rejects = self._refuse(self._mapping.timestamp, ~usable)
+        arrival = time
+        if self._mapping.arrival and self._mapping.arrival in chunk.columns:
+            column = chunk.columns[self._mapping.arrival]
+            arrival, known = tabular.times(column, text=chunk.text)
+            rejects += self._refuse(self._mapping.arrival, ~known & usable)
+            usable = usable & known
+        target = self._targets_of(chunk)
+        for row in np.flatnonzero((target < 0) & usable).tolist():
+            detail = "the row names no model that is configured"
+            rejects.append(Reject(row, "unknown_model", detail))
+        target[~usable] = -1
+        return Placement(time, arrival, target, rejects)
+
+    @staticmethod
+    def _refuse(column: str | None, rows: BoolArray) -> list[Reject]:
+        detail = f"column {column!r} holds no time between 1970 and 2200"
+        return [Reject(row, "bad_timestamp", detail) for row in np.flatnonzero(rows).tolist()]
+
+    def _times(self, chunk: Chunk) -> tuple[IntArray, BoolArray]:
+        name = self._mapping.timestamp
+        if name is None:
+            return np.zeros(chunk.rows, dtype=np.int64), np.ones(chunk.rows, dtype=np.bool_)
+        if name not in chunk.columns:
+            return np.zeros(chunk.rows, dtype=np.int64), np.zeros(chunk.rows, dtype=np.bool_)
+        return tabular.times(chunk.columns[name], text=chunk.text)
+
+    def _targets_of(self, chunk: Chunk) -> CodeArray:
+        names = _texts(chunk, self._mapping.model)
+        versions = _texts(chunk, self._mapping.version)
+        found = {
+            pair: choose(self._targets, *pair) for pair in set(zip(names, versions, strict=True))
+        }
+        codes = {pair: -1 if index is None else index for pair, index in found.items()}
+        if len(codes) == 1:
+            return np.full(chunk.rows, next(iter(codes.values())), dtype=np.int32)
+        return np.array([codes[p] for p in zip(names, versions, strict=True)], dtype=np.int32)
+
+    def _batch(
+        self,
+        chunk: Chunk,
+        target: Target,
+        columns: Mapping[str, tuple[str, Role]],
+        placed: Placement,
+    ) -> ColumnBatch:
+        n, schema = chunk.rows, target.schema
+        values = np.full((len(schema.continuous), n), np.nan)
+        codes = np.empty((len(schema.categorical), n), dtype=np.int32)
+        wrong_column, wrong_event = [], []
+        for k, column in enumerate(schema.continuous):
+            if column.name in columns:
+                raw = chunk.columns[columns[column.name][0]]
+                values[k], wrong = tabular.numbers(raw, text=chunk.text)
+                if wrong.any():
+                    events = np.flatnonzero(wrong)
+                    wrong_event.append(events)
+                    wrong_column.append(np.full(len(events), k, dtype=np.int64))
+        for m, column in enumerate(schema.categorical):
+            known = target.categories[column.name]
+            if column.name in columns:
+                raw = chunk.columns[columns[column.name][0]]
+                codes[m] = known_codes(raw, column, known, text=chunk.text)
+            else:
+                codes[m] = len(known) + 1
+        empty = np.empty(0, dtype=np.int64)
+        return ColumnBatch(
+            placed.time, placed.arrival, values, codes,
+            (np.concatenate([empty, *wrong_column]), np.concatenate([empty, *wrong_event])),
+            np.arange(n),
+        )  # fmt: skip
+
+
+def known_codes(raw: Any, column: Column, known: Mapping[str, int], *, text: bool) -> CodeArray:
+    """Codes by the reference's categories, as :class:`ColumnBatch` has them: int32[n]."""
+    if column.kind is Kind.BOOLEAN:
+        local, names, wrong = tabular.booleans(raw, text=text)
+    else:
+        local, names, wrong = tabular.categories(raw)
+    unseen = len(known)
+    table = np.array([known.get(n, unseen) for n in names] + [unseen + 1], dtype=np.int32)
+    codes = table[local]
+    codes[wrong] = unseen + 2
+    return codes
+
+
+def _texts(chunk: Chunk, name: str) -> list[str | None]:
+    """A column as text a row; all None where the file has no such column."""
+    if name not in chunk.columns:
+        return [None] * chunk.rows
+    codes, names, _ = tabular.categories(chunk.columns[name])
+    table = [*names, None]
+    return [table[c] for c in codes.tolist()]

@@ -1,0 +1,315 @@
+"""Half-Space Trees as arrays: River's trees, masses and scores, a batch at a time.
+
+A tree is drawn once and never changes, so a batch is sorted into the leaves level by level, all
+trees at once. The leaf says the whole path: masses of inner nodes are sums over leaves, and a
+row's part of a score, River's early stop included, is one number a leaf.
+
+Nodes of one level are numbered over the whole forest, tree by tree: node ``p`` has the children
+``2 p`` (left) and ``2 p + 1`` (right) in the level below, and the root of tree ``t`` is ``t``.
+
+Sources: Tan, Ting & Liu, "Fast anomaly detection for streaming data", IJCAI 2011; River 0.26
+``anomaly.HalfSpaceTrees``, whose scores these are to the last bit.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_monitor.schema import BoolArray, FloatArray, IntArray
+
+CHUNK = 1024  # rows sorted at once: what is gathered from stays in the second-level cache
+
+_PADDING = 0.15  # a cut keeps this part of a node's range away from its ends
+_SIZE_LIMIT = 0.1  # the walk stops below an inner node with a smaller part of the window's rows
+
+# (level, node intp[T, n], right bool[T, n], absent bool[T, n]): sets ``right`` where ``absent``
+Resolve = Callable[[int, NDArray[np.intp], BoolArray, BoolArray], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Trees:
+    """The cuts of a forest in heap order: node ``i`` of a tree has children 2i + 1 and 2i + 2.
+
+    Attributes
+    ----------
+    feature : int32[T, 2**height - 1]
+        Which feature an inner node cuts, by position.
+    threshold : float64[T, 2**height - 1]
+        A row goes left if its value is below.
+    """
+
+    feature: NDArray[np.int32]
+    threshold: FloatArray
+
+    @property
+    def number(self) -> int:
+        return int(self.feature.shape[0])
+
+    @property
+    def height(self) -> int:
+        return int(self.feature.shape[1] + 1).bit_length() - 1
+
+    @property
+    def leaf_count(self) -> int:
+        """Leaves of the whole forest."""
+        return self.number << self.height
+
+    def leaves(self, columns: FloatArray, resolve: Resolve | None = None) -> NDArray[np.intp]:
+        """The leaf that each row ends in, in each tree.
+
+        Parameters
+        ----------
+        columns : float64[F, n]
+            One row a feature, C-contiguous. ±inf is compared as any number.
+        resolve
+            Decides where NaN goes; without it a NaN goes left.
+
+        Returns
+        -------
+        intp[T, n]: numbers of leaves, ``0 … leaf_count - 1``.
+        """
+        n = columns.shape[1]
+        values, rows = columns.ravel(), np.arange(n)
+        node = np.empty((self.number, n), dtype=np.intp)
+        node[:] = np.arange(self.number)[:, None]
+        index = np.empty_like(node)
+        value, threshold = np.empty(node.shape), np.empty(node.shape)
+        right = np.empty(node.shape, dtype=np.bool_)
+        for level in range(self.height):
+            inner = slice((1 << level) - 1, (2 << level) - 1)
+            # indices are in range by construction; "clip" spares NumPy a buffered check
+            first = self.feature[:, inner].astype(np.intp).ravel() * n
+            np.take(first, node, out=index, mode="clip")
+            index += rows
+            np.take(values, index, out=value, mode="clip")
+            np.take(self.threshold[:, inner].ravel(), node, out=threshold, mode="clip")
+            np.greater_equal(value, threshold, out=right)
+            if resolve is not None:
+                absent = np.isnan(value)
+                if absent.any():
+                    resolve(level, node, right, absent)
+            node += node
+            node += right
+        return node
+
+    def masses(self, leaf_mass: IntArray) -> list[IntArray]:
+        """The mass of each node, one int64[T * 2**level] a level, summed from the leaves'."""
+        levels = [leaf_mass]
+        for _ in range(self.height):
+            below = levels[-1]
+            levels.append(below[0::2] + below[1::2])
+        return levels[::-1]
+
+    def totals(self, leaf_mass: IntArray, window: int) -> IntArray:
+        """What a row that ends in a leaf adds to the sum behind its score.
+
+        The sum of mass × 2**depth over the path, up to and with the first inner node of fewer
+        than 0.1 × ``window`` rows.
+
+        Parameters
+        ----------
+        leaf_mass : int64[leaf_count]
+            Learned rows a leaf.
+        window
+            How many rows were learned.
+
+        Returns
+        -------
+        int64[leaf_count]. Exact up to 2**63 / 2**(height + 1) learned rows.
+        """
+        root, *below = self.masses(leaf_mass)
+        total, going = root, root >= _SIZE_LIMIT * window
+        for level, mass in enumerate(below, start=1):
+            going = np.repeat(going, 2)
+            total = np.repeat(total, 2) + (mass << level) * going
+            going &= mass >= _SIZE_LIMIT * window
+        return total
+
+    def scores(self, totals: IntArray, window: int, leaves: NDArray[np.intp]) -> FloatArray:
+        """float64[n] in [0, 1]: 1 − sum over trees / (T × window × (2**(height + 1) − 1))."""
+        greatest = self.number * window * ((2 << self.height) - 1)
+        shares: FloatArray = np.take(totals, leaves).sum(axis=0) / greatest
+        return 1.0 - shares
+
+
+def grow(limits: FloatArray, *, number: int, height: int, seed: int) -> Trees:
+    """River's random trees: the same cuts for the same seed, limits and order of features.
+
+    Nodes are drawn in preorder, the trees one after another, from one generator: a feature with
+    probability proportional to the width that the node's box has in it, then a cut uniformly in
+    the middle 70 % of that width.
+
+    Parameters
+    ----------
+    limits : float64[F, 2]
+        Least and greatest value of each feature; River sorts features by name.
+    number, height
+        Number of trees (>= 1) and of cuts on each path (>= 1).
+    seed
+        Of :class:`random.Random`.
+
+    Raises
+    ------
+    ValueError
+        Where no feature has a width, or one of them or their sum is not finite.
+    """
+    low, high = limits[:, 0].tolist(), limits[:, 1].tolist()
+    widths = [b - a for a, b in zip(low, high, strict=True)]
+    if not (min(widths, default=0) >= 0 < sum(widths) < float("inf")):
+        raise ValueError(
+            f"limits {limits.tolist()} span no finite box; leave out constant and unbounded "
+            f"features and give each as (least, greatest)"
+        )
+    generator = random.Random(seed)  # noqa: S311 - the trees are no secret, they are River's
+    features = range(len(limits))
+    nodes = (1 << height) - 1
+    feature = np.empty((number, nodes), dtype=np.int32)
+    threshold = np.empty((number, nodes))
+
+    def cut(tree: int, node: int) -> None:
+        if node >= nodes:
+            return
+        on = generator.choices(features, [b - a for a, b in zip(low, high, strict=True)])[0]
+        a, b = low[on], high[on]
+        at = generator.uniform(a + _PADDING * (b - a), b - _PADDING * (b - a))
+        feature[tree, node], threshold[tree, node] = on, at
+        high[on] = at
+        cut(tree, 2 * node + 1)
+        low[on], high[on] = at, b
+        cut(tree, 2 * node + 2)
+        low[on] = a
+
+    for tree in range(number):
+        cut(tree, 0)
+    return Trees(feature, threshold)
+
+
+class HalfSpaceForest:
+    """River's ``HalfSpaceTrees`` for one ordered input: masses renew every ``window`` rows.
+
+    The scores equal River's ``score_one`` (difference 0.0), however the rows are cut into
+    batches. NaN is what a key missing from River's dictionary is: the row goes to the child with
+    more rows of the window so far, to the left one on a tie.
+
+    Parameters
+    ----------
+    limits : float64[F, 2]
+        As for :func:`grow`.
+    number, height, window, seed
+        River's ``n_trees``, ``height``, ``window_size`` and ``seed``.
+    """
+
+    def __init__(
+        self,
+        limits: FloatArray,
+        *,
+        number: int = 10,
+        height: int = 8,
+        window: int = 250,
+        seed: int = 42,
+    ) -> None:
+        self._features = len(limits)
+        self._trees = grow(limits, number=number, height=height, seed=seed)
+        self._window = window
+        self._learned = 0  # rows of the window that is being learned
+        self._leaf_mass = np.zeros(self._trees.leaf_count, dtype=np.int64)
+        self._totals: IntArray | None = None  # None until the first window is complete
+
+    def score(self, rows: FloatArray) -> FloatArray:
+        """float64[n] for float64[n, F]; 0 while the first window is being learned."""
+        scores = np.zeros(len(rows))
+        for start in range(0, len(rows), CHUNK):
+            part = slice(start, start + CHUNK)
+            scores[part] = self._scores(self._trees.leaves(self._columns(rows[part]), self._follow))
+        return scores
+
+    def learn(self, rows: FloatArray) -> None:
+        """Take in float64[n, F], in order."""
+        self.score_learn(rows)
+
+    def score_learn(self, rows: FloatArray) -> FloatArray:
+        """Score each row, then learn it, one after the other: float64[n] for float64[n, F]."""
+        scores = np.zeros(len(rows))
+        for start in range(0, len(rows), CHUNK):
+            columns = self._columns(rows[start : start + CHUNK])
+            # only the way of a NaN depends on what was learned before it
+            whole = None if np.isnan(columns).any() else self._trees.leaves(columns)
+            n, at = columns.shape[1], 0
+            while at < n:
+                part = slice(at, min(at + self._window - self._learned, n))
+                if whole is None:
+                    leaves = self._trees.leaves(
+                        np.ascontiguousarray(columns[:, part]), self._follow_in_turn
+                    )
+                else:
+                    leaves = whole[:, part]
+                scores[start + at : start + part.stop] = self._scores(leaves)
+                self._take(leaves)
+                at = part.stop
+        return scores
+
+    def _take(self, leaves: NDArray[np.intp]) -> None:
+        """Learn rows of one window."""
+        self._leaf_mass += np.bincount(leaves.ravel(), minlength=self._trees.leaf_count)
+        self._learned += leaves.shape[1]
+        if self._learned == self._window:
+            self._totals = self._trees.totals(self._leaf_mass, self._window)
+            self._leaf_mass[:] = 0
+            self._learned = 0
+
+    def _columns(self, rows: FloatArray) -> FloatArray:
+        if rows.shape[1] != self._features:
+            raise ValueError(f"rows have {rows.shape[1]} features, the trees {self._features}")
+        return np.ascontiguousarray(rows.T)
+
+    def _scores(self, leaves: NDArray[np.intp]) -> FloatArray | float:
+        if self._totals is None:
+            return 0.0
+        return self._trees.scores(self._totals, self._window, leaves)
+
+    def _lead(self, level: int) -> IntArray:
+        """int64[nodes of the level]: rows of the left child less rows of the right one."""
+        children = self._trees.masses(self._leaf_mass)[level + 1]
+        return children[0::2] - children[1::2]
+
+    def _follow(
+        self, level: int, node: NDArray[np.intp], right: BoolArray, absent: BoolArray
+    ) -> None:
+        """NaN follows the majority as it stands."""
+        right[absent] = self._lead(level)[node[absent]] < 0
+
+    def _follow_in_turn(
+        self, level: int, node: NDArray[np.intp], right: BoolArray, absent: BoolArray
+    ) -> None:
+        """NaN follows the majority at its turn, and then is part of it.
+
+        Only nodes that a NaN comes to matter. Their rows, in order, are steps of +1 (left) and
+        −1 (right); between two NaN the sum of steps is a prefix sum, so that the loop goes over
+        the NaN alone.
+        """
+        lead = self._lead(level)
+        concerned = np.zeros(len(lead), dtype=np.bool_)
+        concerned[node[absent]] = True
+        places = np.flatnonzero(concerned[node.ravel()])
+        places = places[np.argsort(node.ravel()[places], kind="stable")]
+        group = node.ravel()[places]
+        asks = absent.ravel()[places]
+        step = np.where(asks, 0, 1 - 2 * right.ravel()[places].astype(np.int64))
+        before = np.cumsum(step) - step
+        first = np.flatnonzero(np.diff(group, prepend=-1))
+        size = np.diff(first, append=len(group))
+        before += np.repeat(lead[group[first]] - before[first], size)
+        decisions = []
+        last, followed = -1, 0
+        for at, known in zip(group[asks].tolist(), before[asks].tolist(), strict=True):
+            if at != last:
+                last, followed = at, 0
+            goes_right = known + followed < 0
+            followed += -1 if goes_right else 1
+            decisions.append(goes_right)
+        right.reshape(-1)[places[asks]] = decisions

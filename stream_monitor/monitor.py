@@ -1,0 +1,284 @@
+"""The service's loop: the only place where source, pipeline, store and page meet.
+
+One round: ask the source, count what came, close windows, commit, show. Offsets and everything
+they caused are committed together, so a crash at any moment loses and doubles nothing: the next
+start resumes at the committed position with the committed counts.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import structlog
+
+from stream_monitor import __version__
+from stream_monitor.batch import Reject
+from stream_monitor.config.model import Config, FilesSource, FollowSource, KafkaSource
+from stream_monitor.decode.base import REASONS
+from stream_monitor.decode.native import NativeDecoder
+from stream_monitor.errors import StoreError
+from stream_monitor.expose.snapshot import ServiceView, Snapshot
+from stream_monitor.panes.partition import Partition
+from stream_monitor.panes.windows import Window
+from stream_monitor.pipeline import ACCEPTED, EXPIRED, LATE, REJECTED, Pipeline
+from stream_monitor.sources.base import Poll, Records, Source
+from stream_monitor.store.base import Checkpoint, DeadLetter, Store
+from stream_monitor.values import WindowResult
+from stream_monitor.view import Views
+from stream_monitor.watch import Watched, max_ahead
+
+_RECORDS, _BYTES = "records", "bytes"
+_POLL_SECONDS = 0.2
+_SHOW_SECONDS = 0.5
+
+log = structlog.get_logger()
+
+
+class Board(Protocol):
+    """Where the snapshot is put for the HTTP server to read."""
+
+    def publish(self, snapshot: Snapshot) -> None: ...
+
+
+class Monitor:
+    """Runs one source through the pipeline into a store and onto a board.
+
+    ``step_timer`` gives a context manager that times a named step.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        watched: list[Watched],
+        windows: tuple[Window, ...],
+        source: Source,
+        store: Store,
+        board: Board,
+        step_timer: Callable[[str], AbstractContextManager[None]],
+    ) -> None:
+        self._config = config
+        self._watched = watched
+        self._source = source
+        self._store = store
+        self._board = board
+        self._timed = step_timer
+        self._source_name = describe(config)
+        self._decoder = NativeDecoder(
+            config.mapping, [m.target for m in watched], config.limits.max_record_size
+        )
+        self._pipeline = Pipeline(watched, windows, config.time)
+        self._views = Views(watched, windows, config.windows)
+        self._max_ahead = max_ahead(config)
+        self._at_end: frozenset[str] = frozenset()
+        self._lag: dict[str, int] = {}
+        self._results: list[WindowResult] = []
+        self._dead_letters: list[DeadLetter] = []
+        self._ready = self._finished = self._dirty = False
+        self._committed = self._shown = 0.0
+        self._last_commit = self._commit_failures = 0
+        service = store.restore_service()
+        if service is not None:
+            self._pipeline.restore_service(service)
+        for model in watched:
+            for window in windows:
+                self._views.add(store.history(model.name, model.version, window.name))
+
+    def run(self, stop: threading.Event) -> None:
+        """Go round until told to stop; then commit what was read."""
+        self.show()
+        try:
+            while not stop.is_set():
+                self.round()
+            self._commit()
+            self.show()
+        finally:
+            self._source.close()
+
+    def round(self) -> None:
+        """Poll once and do everything that follows from it."""
+        with self._timed("poll"):
+            poll = self._source.poll(_POLL_SECONDS)
+        self._reassign(poll)
+        for records in poll.records:
+            self._take(records)
+        self._at_end, self._finished = poll.at_end, poll.finished
+        self._lag = dict(poll.lag)
+        with self._timed("evaluate"):
+            watermark = self._pipeline.watermark(self._at_end)
+            closed = self._pipeline.close(watermark)
+        if closed:
+            self._results += closed
+            self._views.add(closed)
+            self._log_alerts(closed)
+        self._hold_back()
+        now = time.monotonic()
+        interval = self._config.store.commit_interval / 1e6
+        if self._dirty and now - self._committed >= interval:
+            self._commit()
+            self.show()
+        elif now - self._shown >= _SHOW_SECONDS:
+            self.show()
+        if poll.finished and not poll.records:
+            if self._dirty:
+                self._commit()
+                self.show()
+            time.sleep(_POLL_SECONDS)
+
+    def _reassign(self, poll: Poll) -> None:
+        if poll.revoked:
+            # what they sent is in our panes: commit it with their positions before letting go
+            self._commit()
+            for name in poll.revoked:
+                self._pipeline.partitions.pop(name, None)
+            log.info("partitions revoked", partitions=list(poll.revoked))
+        sizes = {m.key: m.layout.size for m in self._watched}
+        for name in poll.assigned:
+            state = self._store.restore_partition(name)
+            partition = Partition.restored(name, state, sizes) if state else Partition(name)
+            self._pipeline.partitions[name] = partition
+            self._source.seek(name, partition.position)
+            log.info("partition assigned", partition=name, position=partition.position)
+        if poll.assigned:
+            self._ready = True
+
+    def _take(self, records: Records) -> None:
+        partition = self._pipeline.partitions[records.partition]
+        with self._timed("decode"):
+            decoded = self._decoder.decode(records)
+        with self._timed("update"):
+            rejects = self._pipeline.ingest(partition, decoded)
+        partition.position = records.position
+        partition.tally(_RECORDS, records.partition, len(records))
+        partition.tally(_BYTES, records.partition, sum(map(len, records.payloads)))
+        for reject in rejects:
+            self._dead_letters.append(_dead_letter(records, reject))
+            log.warning(
+                "event rejected",
+                place=records.places[reject.record],
+                reason=reject.reason,
+                detail=reject.detail,
+            )
+        self._dirty = True
+
+    def _hold_back(self) -> None:
+        """Pause partitions that run ahead of the slowest, so that few panes are open at once."""
+        progress = {
+            n: p.progress for n, p in self._pipeline.partitions.items() if n not in self._at_end
+        }
+        if len(self._pipeline.partitions) < 2:
+            return
+        known = [p for p in progress.values() if p is not None]
+        if len(known) < len(progress):
+            ahead = frozenset(n for n, p in progress.items() if p is not None)
+        else:
+            limit = min(known, default=0) + self._max_ahead
+            ahead = frozenset(n for n, p in progress.items() if p is not None and p > limit)
+        self._source.pause(ahead)
+
+    def _commit(self) -> None:
+        """Write everything since the last commit, or keep it for the next attempt."""
+        if not self._dirty:
+            return
+        checkpoint = Checkpoint(
+            {n: p.checkpoint() for n, p in self._pipeline.partitions.items()},
+            self._pipeline.service_state(),
+            self._results,
+            self._dead_letters,
+        )
+        try:
+            with self._timed("commit"):
+                self._store.commit(checkpoint)
+        except StoreError as error:
+            self._commit_failures += 1
+            for name, state in checkpoint.partitions.items():
+                self._pipeline.partitions[name].unchecked(state)
+            log.error("commit failed, will be tried again", error=str(error))
+            self._committed = time.monotonic()
+            return
+        self._results, self._dead_letters = [], []
+        self._dirty = False
+        self._committed = time.monotonic()
+        self._last_commit = time.time_ns() // 1_000
+
+    def show(self) -> None:
+        """Put a new snapshot on the board."""
+        self._shown = time.monotonic()
+        self._board.publish(
+            Snapshot(self._service(), self._views.models(self._pipeline), self._views.alerts())
+        )
+
+    def _service(self) -> ServiceView:
+        pipeline = self._pipeline
+        partitions = pipeline.partitions
+        progress = [p.progress for p in partitions.values() if p.progress is not None]
+        return ServiceView(
+            version=__version__,
+            source=self._source_name,
+            ready=self._ready,
+            finished=self._finished,
+            heartbeat=time.time_ns() // 1_000,
+            last_commit=self._last_commit,
+            last_record=max(progress, default=0),
+            watermark=pipeline.watermark(self._at_end) or 0,
+            state_bytes=sum(
+                pane.counts.nbytes for p in partitions.values() for pane in p.panes.values()
+            ),
+            memory_limit=self._config.limits.memory,
+            commit_failures=self._commit_failures,
+            dead_letters_dropped=self._store.dead_letters_dropped,
+            partitions=tuple(sorted(partitions)),
+            lag=self._lag,
+            records=pipeline.tally(_RECORDS),
+            bytes=pipeline.tally(_BYTES),
+            accepted=self._by_model(ACCEPTED),
+            late=self._by_model(LATE),
+            expired=self._by_model(EXPIRED),
+            rejected=dict.fromkeys(REASONS, 0) | dict(pipeline.tally(REJECTED)),
+        )
+
+    def _by_model(self, what: str) -> dict[tuple[str, str], int]:
+        total = self._pipeline.tally(what)
+        return {(m.name, m.version): total[m.key] for m in self._watched}
+
+    def _log_alerts(self, results: list[WindowResult]) -> None:
+        for result in results:
+            flagged = [v for v in result.values if v.alert]
+            if flagged:
+                log.warning(
+                    "window alerts",
+                    model=result.model,
+                    version=result.version,
+                    window=result.window,
+                    index=result.index,
+                    rows=result.rows,
+                    features=sorted({v.feature or v.metric for v in flagged}),
+                )
+
+
+def describe(config: Config) -> str:
+    """The source in a few words, for people; holds no secret."""
+    source = config.source
+    if isinstance(source, KafkaSource):
+        return f"kafka topics {', '.join(source.topics)}"
+    if isinstance(source, FilesSource | FollowSource):
+        return f"{source.type} {source.path}"
+    return "standard input"
+
+
+def _dead_letter(records: Records, reject: Reject) -> DeadLetter:
+    i = reject.record
+    return DeadLetter(
+        records.partition,
+        records.places[i],
+        reject.reason,
+        reject.detail,
+        records.payloads[i],
+        records.keys[i] if records.keys else None,
+        tuple(records.headers[i]) if records.headers else (),
+        None if records.timestamps is None else int(records.timestamps[i]),
+    )

@@ -1,0 +1,167 @@
+"""One input partition's state: its panes, its progress, its counters.
+
+All of it is integers and a pure function of the partition's records in order, so a restart that
+resumes at the committed position arrives at the same state.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import msgspec
+import numpy as np
+
+from stream_monitor.schema import BoolArray, IntArray
+from stream_monitor.store.base import ChunkKey, PaneKey, PartitionState
+
+CHUNK_SLOTS = 4_096
+_WIDTHS = (np.uint8, np.uint16, np.uint32, np.int64)
+
+
+class Pane:
+    """Counts of one grain of a clock. ``first`` and ``last`` are event times."""
+
+    __slots__ = ("counts", "first", "last")
+
+    def __init__(self, counts: IntArray, first: int, last: int) -> None:
+        self.counts = counts
+        self.first = first
+        self.last = last
+
+
+class _Meta(msgspec.Struct):
+    """What the store keeps of a partition beside its panes."""
+
+    progress: int | None
+    counters: dict[str, dict[str, int]]
+    rows: dict[str, int]
+    origins: dict[str, int]
+    panes: list[tuple[str, str, int, int, int]]
+
+
+class Partition:
+    """State of one partition.
+
+    Attributes
+    ----------
+    position
+        Where the next unread record begins.
+    progress
+        The greatest record timestamp read, microseconds; None before the first record.
+    counters
+        Event counts by what became of them, then by model key or reason.
+    rows
+        Events counted so far by model key: the ``rows`` clock.
+    origins
+        The first event time by model key.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.position: str | None = None
+        self.progress: int | None = None
+        self.counters: dict[str, Counter[str]] = {}
+        self.rows: Counter[str] = Counter()
+        self.origins: dict[str, int] = {}
+        self.panes: dict[PaneKey, Pane] = {}
+        self._changed: dict[PaneKey, BoolArray] = {}
+        self._dropped: list[PaneKey] = []
+
+    def tally(self, what: str, key: str, count: int = 1) -> None:
+        """Add to a counter."""
+        self.counters.setdefault(what, Counter())[key] += count
+
+    def advance(self, timestamp: int) -> None:
+        """Note a record timestamp."""
+        if self.progress is None or timestamp > self.progress:
+            self.progress = timestamp
+
+    def add(self, key: PaneKey, counts: IntArray, first: int, last: int) -> None:
+        """Add counts to a pane; ``first`` and ``last`` are the event times among them."""
+        pane = self.panes.get(key)
+        if pane is None:
+            self.panes[key] = Pane(counts.copy(), first, last)
+        else:
+            pane.counts += counts
+            pane.first, pane.last = min(pane.first, first), max(pane.last, last)
+        touched = np.add.reduceat(counts, np.arange(0, len(counts), CHUNK_SLOTS)) != 0
+        before = self._changed.get(key)
+        self._changed[key] = touched if before is None else before | touched
+
+    def drop(self, keys: Iterable[PaneKey]) -> None:
+        """End the life of panes."""
+        for key in keys:
+            del self.panes[key]
+            self._changed.pop(key, None)
+            self._dropped.append(key)
+
+    def checkpoint(self) -> PartitionState:
+        """What changed since the last call, for the store."""
+        chunks = {}
+        for key, touched in self._changed.items():
+            counts = self.panes[key].counts
+            for chunk in np.flatnonzero(touched).tolist():
+                part = counts[chunk * CHUNK_SLOTS : (chunk + 1) * CHUNK_SLOTS]
+                chunks[ChunkKey(key, chunk)] = _packed(part)
+        meta = _Meta(
+            self.progress,
+            {what: dict(counter) for what, counter in self.counters.items()},
+            dict(self.rows),
+            self.origins,
+            [(*key, pane.first, pane.last) for key, pane in self.panes.items()],
+        )
+        state = PartitionState(self.position, msgspec.json.encode(meta), chunks, self._dropped)
+        self._changed, self._dropped = {}, []
+        return state
+
+    def unchecked(self, state: PartitionState) -> None:
+        """Take back a checkpoint that could not be written: its changes are still to be saved."""
+        for chunk in state.chunks:
+            if (pane := self.panes.get(chunk.pane)) is not None:
+                parts = -(-len(pane.counts) // CHUNK_SLOTS)
+                touched = self._changed.setdefault(chunk.pane, np.zeros(parts, dtype=np.bool_))
+                touched[chunk.chunk] = True
+        self._dropped = state.dropped + self._dropped
+
+    @classmethod
+    def restored(cls, name: str, state: PartitionState, sizes: dict[str, int]) -> Partition:
+        """The partition as it was committed.
+
+        ``sizes`` gives the length of a pane's vector by model key; panes of other models, whose
+        reference is no longer in use, are left behind and dropped with the next checkpoint.
+        """
+        meta = msgspec.json.decode(state.meta, type=_Meta)
+        partition = cls(name)
+        partition.position, partition.progress = state.position, meta.progress
+        partition.counters = {what: Counter(c) for what, c in meta.counters.items()}
+        partition.rows = Counter(meta.rows)
+        partition.origins = meta.origins
+        for model, clock, index, first, last in meta.panes:
+            key = PaneKey(model, clock, index)
+            if model in sizes:
+                counts = np.zeros(sizes[model], dtype=np.int64)
+                partition.panes[key] = Pane(counts, first, last)
+            else:
+                partition._dropped.append(key)
+        for chunk, data in state.chunks.items():
+            if (pane := partition.panes.get(chunk.pane)) is not None:
+                part = _unpacked(data)
+                start = chunk.chunk * CHUNK_SLOTS
+                pane.counts[start : start + len(part)] = part
+        return partition
+
+
+def _packed(counts: IntArray) -> bytes:
+    """Counts in the narrowest integers that hold them, the width in the first byte."""
+    low, high = int(counts.min()), int(counts.max())
+    for code, width in enumerate(_WIDTHS):
+        limits = np.iinfo(width)
+        if limits.min <= low and high <= limits.max:
+            return bytes([code]) + counts.astype(np.dtype(width).newbyteorder("<")).tobytes()
+    raise AssertionError("int64 holds every int64")
+
+
+def _unpacked(data: bytes) -> IntArray:
+    width = np.dtype(_WIDTHS[data[0]]).newbyteorder("<")
+    return np.frombuffer(data, dtype=width, offset=1).astype(np.int64)

@@ -1,0 +1,303 @@
+"""Building a reference profile from files larger than memory, in three passes.
+
+1. What does each column hold? Kinds, moments, quantiles, categories (:mod:`.study`).
+2. With cells fixed: count them a chunk of the reference, and let the row methods learn.
+3. With the row methods learned: count the cells of their numbers.
+
+This module knows no method: the cuts that the cells need, and the row methods, come through the
+registry's interfaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stream_monitor.batch import ColumnBatch
+from stream_monitor.cells import Cells, Summary, codes_of
+from stream_monitor.config.model import Config
+from stream_monitor.decode.base import Target
+from stream_monitor.decode.table import TableDecoder, source_columns
+from stream_monitor.errors import ProfileError
+from stream_monitor.methods.base import Registry
+from stream_monitor.panes.count import Counter
+from stream_monitor.panes.layout import FIXED_POINT, Layout
+from stream_monitor.reference.profile import Arrays, Profile, fingerprinted
+from stream_monitor.reference.study import ColumnStudy
+from stream_monitor.schema import Column, FloatArray, IntArray, Kind, Role, Schema
+from stream_monitor.tables import Chunk, read_chunks
+
+Progress = Callable[[str, float], None]
+_MAX_CHUNKS = 1_000
+
+
+def build_profile(
+    paths: list[Path],
+    config: Config,
+    *,
+    model: str,
+    version: str,
+    registry: Registry,
+    progress: Progress,
+) -> Profile:
+    """The profile of the rows in ``paths`` that belong to the model.
+
+    Rows of other models and rows without a usable time are left out.
+
+    Raises
+    ------
+    ProfileError
+        Where nothing usable is in the files, or a column cannot be used as configured.
+    """
+    builder = _Builder(paths, config, Target(model, version, Schema(()), {}), progress)
+    studies = builder.study()
+    schema, cells = _decide(studies, config, registry)
+    counted = builder.count(schema, cells, registry, _chunk_rows(config, builder.rows))
+    return fingerprinted(
+        Profile(
+            model,
+            version,
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            schema,
+            counted.cells,
+            builder.rows,
+            counted.chunk_rows,
+            counted.chunks,
+            counted.learned,
+        )
+    )
+
+
+class _Counted:
+    """What the second and third pass found."""
+
+    def __init__(
+        self, cells: dict[str, Cells], chunk_rows: int, chunks: IntArray, learned: dict[str, Arrays]
+    ) -> None:
+        self.cells, self.chunk_rows, self.chunks, self.learned = cells, chunk_rows, chunks, learned
+
+
+class _Builder:
+    def __init__(
+        self, paths: list[Path], config: Config, target: Target, progress: Progress
+    ) -> None:
+        self._paths = paths
+        self._config = config
+        self._target = target
+        self._progress = progress
+        self._mapping = config.mapping
+        self.rows = 0
+        self._order: IntArray | None = None
+
+    def study(self) -> dict[str, ColumnStudy]:
+        """First pass."""
+        studies: dict[str, ColumnStudy] = {}
+        times: list[IntArray] = []
+        overrides = self._config.reference.columns
+        for chunk in self._read("looking at the columns"):
+            if self._mapping.timestamp and self._mapping.timestamp not in chunk.columns:
+                # reference data often has no times: its order then is that of the rows
+                self._mapping = self._mapping.model_copy(update={"timestamp": None})
+            placed = TableDecoder(self._mapping, [self._target]).place(chunk)
+            used = np.flatnonzero(placed.target >= 0)
+            times.append(placed.time[used])
+            chosen = chunk if len(used) == chunk.rows else chunk.take(used)
+            for name, (source, role) in source_columns(self._mapping, list(chunk.columns)).items():
+                override = overrides.get(name)
+                if override is not None and override.kind == "ignore":
+                    continue
+                if name not in studies:
+                    forced = Kind(override.kind) if override else None
+                    studies[name] = ColumnStudy(name, role, forced)
+                studies[name].update(chosen.columns[source], text=chunk.text, row=self.rows)
+            self.rows += len(used)
+        if not self.rows:
+            raise ProfileError(
+                f"{', '.join(map(str, self._paths))}: no usable row for model "
+                f"{self._target.name!r}; check `mapping` and `models`"
+            )
+        self._order = _order(np.concatenate(times))
+        return studies
+
+    def count(
+        self, schema: Schema, cells: dict[str, Cells], registry: Registry, chunk_rows: int
+    ) -> _Counted:
+        """Second and third pass."""
+        number = -(-self.rows // chunk_rows)
+        if number > _MAX_CHUNKS:
+            raise ProfileError(
+                f"{self.rows:,} rows in chunks of {chunk_rows:,} are {number:,} chunks, at most "
+                f"{_MAX_CHUNKS:,} are kept; raise reference.chunk_rows"
+            )
+        layout = Layout.of(cells)
+        counter = Counter(schema, cells, layout, {})
+        chunks = np.zeros((number, layout.size), dtype=np.int64)
+        sums = {c.name: np.zeros(cells[c.name].size) for c in schema.continuous}
+        learners = {
+            name: learner
+            for name, method in registry.row.items()
+            if self._config.methods.outliers
+            and (learner := method.learner(schema, cells)) is not None
+        }
+        for batch, member in self._batches(schema, cells, chunk_rows, "counting"):
+            for index, vector in counter.slots(batch).count(member):
+                chunks[index] += vector
+            for column, numbers in zip(schema.continuous, batch.numbers, strict=True):
+                finite = numbers[np.isfinite(numbers)]
+                codes = codes_of(cells[column.name].edges, finite)
+                sums[column.name] += np.bincount(codes, finite, cells[column.name].size)
+            for learner in learners.values():
+                learner.update(batch)
+        total = chunks.sum(axis=0)
+        filled = {
+            name: _filled(column, layout.counts(total, name), sums.get(name))
+            for name, column in cells.items()
+        }
+        learned = {name: learner.finish() for name, learner in learners.items()}
+        derived, extra = self._score(schema, filled, registry, learned, chunk_rows, number)
+        return _Counted(filled | derived, chunk_rows, np.hstack([chunks, *extra]), learned)
+
+    def _score(
+        self,
+        schema: Schema,
+        cells: dict[str, Cells],
+        registry: Registry,
+        learned: dict[str, Arrays],
+        chunk_rows: int,
+        number: int,
+    ) -> tuple[dict[str, Cells], list[IntArray]]:
+        """Third pass: cells of the derived columns and their part of each chunk's vector."""
+        scorers = {
+            name: registry.row[name].load(schema, arrays) for name, arrays in learned.items()
+        }
+        if not scorers:
+            return {}, []
+        slots = {name: len(s.edges) + 4 for name, s in scorers.items()}
+        counts = {name: np.zeros((number, slots[name]), np.int64) for name in scorers}
+        sums = {name: np.zeros((number, 1), np.int64) for name in scorers}
+        points = {name: np.zeros(len(s.edges) + 1) for name, s in scorers.items()}
+        for batch, member in self._batches(schema, cells, chunk_rows, "scoring"):
+            for name, scorer in scorers.items():
+                values = scorer.score(batch)
+                codes = codes_of(scorer.edges, values)
+                np.add.at(counts[name], (member, codes), 1)
+                np.add.at(sums[name][:, 0], member, np.rint(values * FIXED_POINT).astype(np.int64))
+                points[name] += np.bincount(codes, values, len(scorer.edges) + 1)
+        derived = {}
+        for name, scorer in scorers.items():
+            column = Column(name, Kind.CONTINUOUS, Role.DERIVED)
+            empty = Cells(column, scorer.edges, np.empty(0), (), np.empty(0, np.int64), None)
+            derived[name] = _filled(empty, counts[name].sum(axis=0), points[name])
+        return derived, [*counts.values(), *sums.values()]
+
+    def _batches(
+        self, schema: Schema, cells: Mapping[str, Cells], chunk_rows: int, phase: str
+    ) -> Iterator[tuple[ColumnBatch, IntArray]]:
+        """The rows as batches, with the reference chunk that each row belongs to."""
+        target = target_of(self._target.name, self._target.version, schema, cells)
+        decoder = TableDecoder(self._mapping, [target])
+        row = 0
+        for chunk in self._read(phase):
+            batch = decoder.decode(chunk).batches.get(0)
+            if batch is None:
+                continue
+            rows = np.arange(row, row + len(batch))
+            rank = rows if self._order is None else self._order[rows]
+            row += len(batch)
+            yield batch, rank // chunk_rows
+
+    def _read(self, phase: str) -> Iterator[Chunk]:
+        for chunk in read_chunks(self._paths):
+            yield chunk
+            self._progress(phase, chunk.done)
+
+
+def target_of(model: str, version: str, schema: Schema, cells: Mapping[str, Cells]) -> Target:
+    """What decoders need to know of a model with these cells."""
+    categories = {
+        c.name: {name: i for i, name in enumerate(cells[c.name].categories)}
+        for c in schema.categorical
+    }
+    return Target(model, version, schema, categories)
+
+
+def _order(times: IntArray) -> IntArray | None:
+    """Each row's rank in time; None where rows stand in that order already."""
+    if np.all(times[1:] >= times[:-1]):
+        return None
+    rank = np.empty(len(times), dtype=np.int64)
+    rank[np.argsort(times, kind="stable")] = np.arange(len(times))
+    return rank
+
+
+def _chunk_rows(config: Config, rows: int) -> int:
+    """Rows of a reference chunk: as configured, as the first window of rows, or a tenth."""
+    by_rows = next((w.rows for w in config.windows if w.rows), None)
+    return config.reference.chunk_rows or by_rows or max(-(-rows // 10), 1)
+
+
+def _decide(
+    studies: dict[str, ColumnStudy], config: Config, registry: Registry
+) -> tuple[Schema, dict[str, Cells]]:
+    """The schema and the cells, before anything is counted."""
+    _check_names(studies, config)
+    scored = any(s.role is Role.SCORE for s in studies.values())
+    columns, cells = [], {}
+    for study in studies.values():
+        kind = study.kind(scored=scored)
+        if kind is None:
+            continue
+        column = Column(study.name, kind, study.role)
+        columns.append(column)
+        none, counts = np.empty(0), np.empty(0, dtype=np.int64)
+        if column.continuous:
+            summary = study.numbers.summary()
+            edges = _edges(summary, registry)
+            cells[column.name] = Cells(column, edges, none, (), counts, summary)
+        else:
+            names = study.categories(config.reference.max_categories)
+            cells[column.name] = Cells(column, none, none, names, counts, None)
+    if not any(c.role is Role.FEATURE for c in columns):
+        raise ProfileError("the data has no feature column; check `mapping.features`")
+    return Schema(tuple(columns)), cells
+
+
+def _check_names(studies: dict[str, ColumnStudy], config: Config) -> None:
+    for name in config.reference.columns:
+        known = studies.keys() | {
+            n for n, c in config.reference.columns.items() if c.kind == "ignore"
+        }
+        if name not in known:
+            raise ProfileError(
+                f"reference.columns.{name}: the data has no such column; it has "
+                f"{', '.join(studies)}"
+            )
+
+
+def _edges(summary: Summary, registry: Registry) -> FloatArray:
+    """The union of all cuts that the methods need."""
+    wanted = [m.edges(summary) for m in registry.drift.values() if Kind.CONTINUOUS in m.kinds]
+    edges = np.unique(np.concatenate([np.empty(0), *wanted]))
+    return edges[np.isfinite(edges)]
+
+
+def _filled(cells: Cells, counts: IntArray, sums: FloatArray | None) -> Cells:
+    """The cells with what was counted in them."""
+    points: np.ndarray[Any, np.dtype[np.float64]] = np.empty(0)
+    if sums is not None:
+        edges, number = cells.edges, counts[: cells.size]
+        if len(edges):
+            middle = np.concatenate([edges[:1], (edges[1:] + edges[:-1]) / 2, edges[-1:]])
+        else:
+            middle = np.zeros(1)
+        points = np.where(number > 0, sums / np.maximum(number, 1), middle)
+        if len(edges):  # rounding must not carry a mean out of its cell
+            points[:-1] = np.minimum(points[:-1], edges)
+            points[1:] = np.maximum(points[1:], edges)
+    return Cells(
+        cells.column, cells.edges, points, cells.categories, np.array(counts), cells.summary
+    )

@@ -1,0 +1,124 @@
+"""What is shown: the last closed windows, the one that fills, and the alerts that follow."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from stream_monitor.config.model import WindowConfig
+from stream_monitor.config.units import format_duration
+from stream_monitor.expose.snapshot import FiringAlert, ModelView, WindowView
+from stream_monitor.panes.windows import Window
+from stream_monitor.pipeline import Pipeline
+from stream_monitor.values import Value, WindowResult
+from stream_monitor.watch import Watched
+
+HISTORY = 60
+
+
+class Views:
+    """Keeps the last closed windows of each model and window name."""
+
+    def __init__(
+        self, watched: list[Watched], windows: tuple[Window, ...], configs: list[WindowConfig]
+    ) -> None:
+        self._watched = watched
+        self._windows = windows
+        self._lengths = {c.name: _length(c) for c in configs}
+        self._history: dict[tuple[str, str, str], deque[WindowResult]] = {
+            (m.name, m.version, w.name): deque(maxlen=HISTORY) for m in watched for w in windows
+        }
+
+    def add(self, results: Iterable[WindowResult]) -> None:
+        """Take in closed windows; a new revision replaces the old one."""
+        for result in results:
+            history = self._history.get((result.model, result.version, result.window))
+            if history is None:
+                continue
+            for i, old in enumerate(history):
+                if old.index == result.index:
+                    history[i] = result
+                    break
+            else:
+                history.append(result)
+
+    def models(self, pipeline: Pipeline) -> tuple[ModelView, ...]:
+        filling = {(r.model, r.version, r.window): r for r in pipeline.filling()}
+        return tuple(
+            ModelView(
+                model.name,
+                model.version,
+                model.profile.fingerprint,
+                model.profile.rows,
+                model.profile.cells,
+                tuple(
+                    self._window(
+                        model, w, pipeline, filling.get((model.name, model.version, w.name))
+                    )
+                    for w in self._windows
+                ),
+            )
+            for model in self._watched
+        )
+
+    def _window(
+        self, model: Watched, window: Window, pipeline: Pipeline, filling: WindowResult | None
+    ) -> WindowView:
+        history = tuple(self._history[model.name, model.version, window.name])
+        closed = history[-1] if history else None
+        return WindowView(
+            window.name,
+            self._lengths[window.name],
+            closed,
+            pipeline.counts(model, window, closed) if closed else {},
+            filling,
+            pipeline.counts(model, window, filling) if filling else {},
+            history,
+        )
+
+    def alerts(self) -> tuple[FiringAlert, ...]:
+        """Values that the newest closed window of each model and window judged an alert."""
+        found = []
+        for history in self._history.values():
+            if history:
+                newest = history[-1]
+                for value in newest.values:
+                    if value.alert:
+                        found.append(_firing(newest, value, list(history)))
+        return tuple(found)
+
+
+def _length(config: WindowConfig) -> str:
+    if config.rows:
+        return f"{config.rows:,} rows"
+    size = format_duration(config.size or 0)
+    every = config.every
+    return size if not every or every == config.size else f"{size} every {format_duration(every)}"
+
+
+def _firing(newest: WindowResult, value: Value, history: list[WindowResult]) -> FiringAlert:
+    since = newest.end
+    for result in reversed(history):
+        same = (v for v in result.values if _identity(v) == _identity(value))
+        if not any(v.alert for v in same):
+            break
+        since = result.end
+    return FiringAlert(
+        newest.model,
+        newest.version,
+        newest.segment,
+        newest.window,
+        value.feature,
+        value.family,
+        value.metric,
+        value.value,
+        value.lower_threshold,
+        value.upper_threshold,
+        newest.rows,
+        newest.end,
+        since,
+    )
+
+
+def _identity(value: Value) -> tuple[str, str, str]:
+    return value.feature, value.family, value.metric

@@ -1,0 +1,130 @@
+"""The models under watch: each with its reference, made ready to count and to evaluate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import orjson
+
+from stream_monitor.alerts.judge import Judge
+from stream_monitor.config.budget import ModelBudget, budget
+from stream_monitor.config.model import Config, KafkaSource, ModelConfig
+from stream_monitor.config.units import format_size
+from stream_monitor.decode.base import Target
+from stream_monitor.errors import ConfigError, Problem, ProfileError
+from stream_monitor.methods import REGISTRY
+from stream_monitor.methods.evaluate import Evaluator
+from stream_monitor.panes.count import Counter
+from stream_monitor.panes.layout import Layout
+from stream_monitor.panes.windows import Window, windows_of
+from stream_monitor.reference.build import target_of
+from stream_monitor.reference.profile import Profile, load
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """One model version under watch.
+
+    ``key`` names its panes: it changes with the reference and with the panes' grain, so that
+    counts of another layout are never mixed with these.
+    """
+
+    key: str
+    name: str
+    version: str
+    profile: Profile
+    layout: Layout
+    target: Target
+    counter: Counter
+    evaluator: Evaluator
+    judge: Judge
+
+
+def watch(config: Config, place: str) -> tuple[list[Watched], tuple[Window, ...]]:
+    """All models of a configuration with their references loaded, and its windows.
+
+    Raises
+    ------
+    ConfigError
+        With a problem for each reference that cannot be used.
+    """
+    windows = windows_of(config.windows)
+    grains = {w.clock: w.grain for w in windows}
+    watched, problems = [], []
+    for i, model in enumerate(config.models):
+        try:
+            watched.append(_watched(model, load(model.reference), config, grains))
+        except ProfileError as error:
+            problems.append(Problem(f"models[{i}].reference", str(model.reference), str(error)))
+    memory = sum(b.memory for b in budgets(config, watched, windows))
+    if memory > config.limits.memory:
+        remedy = (
+            f"the worst case is {format_size(memory)} (see check-config): raise it, or choose "
+            f"shorter windows, larger `every`, fewer windows or source.partitions"
+        )
+        problems.append(Problem("limits.memory", format_size(config.limits.memory), remedy))
+    if problems:
+        raise ConfigError(place, problems)
+    return watched, windows
+
+
+def budgets(
+    config: Config, watched: list[Watched], windows: tuple[Window, ...]
+) -> list[ModelBudget]:
+    """The worst case in bytes of each model."""
+    partitions = config.source.partitions if isinstance(config.source, KafkaSource) else 1
+    ahead = max_ahead(config) if partitions > 1 else 0
+    return [
+        budget(
+            f"{m.name} {m.version}".strip(),
+            m.layout.size,
+            windows,
+            partitions=partitions,
+            lateness=config.time.allowed_lateness + config.time.allowed_skew,
+            ahead=ahead,
+        )
+        for m in watched
+    ]
+
+
+def max_ahead(config: Config) -> int:
+    """Microseconds that a partition may run ahead of the slowest."""
+    longest = max((w.length for w in config.windows if w.size), default=0)
+    return longest if config.time.max_ahead is None else config.time.max_ahead
+
+
+def _watched(
+    model: ModelConfig, profile: Profile, config: Config, grains: dict[str, int]
+) -> Watched:
+    if profile.model != model.name:
+        raise ProfileError(
+            f"it is the reference of model {profile.model!r}, not of {model.name!r}; "
+            f"build one with --model {model.name}"
+        )
+    layout = profile.layout
+    scorers = {
+        name: REGISTRY.row[name].load(profile.schema, arrays)
+        for name, arrays in profile.learned.items()
+    }
+    evaluator = Evaluator(
+        dict(profile.cells),
+        layout,
+        REGISTRY,
+        continuous=config.methods.continuous,
+        categorical=config.methods.categorical,
+        quality=config.methods.quality,
+    )
+    identity = orjson.dumps([profile.fingerprint, grains], option=orjson.OPT_SORT_KEYS)
+    digest = blake2b(identity, digest_size=8).hexdigest()
+    return Watched(
+        f"{model.name}/{model.version}@{digest}",
+        model.name,
+        model.version,
+        profile,
+        layout,
+        target_of(model.name, model.version, profile.schema, profile.cells),
+        Counter(profile.schema, profile.cells, layout, scorers),
+        evaluator,
+        Judge(model.name, profile, evaluator, config.alerts),
+    )

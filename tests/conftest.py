@@ -1,0 +1,20 @@
+"""Fixtures that more than one test module needs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets and the peers' own results, beside the checkout."""
+    if not SHARED_DATA.is_dir():
+        if os.environ.get("CI"):
+            pytest.fail(f"CI needs the real data sets in {SHARED_DATA}")
+        pytest.skip(f"the real data sets are not on this machine ({SHARED_DATA})")
+    return SHARED_DATA
