@@ -35,6 +35,7 @@ _TAIL = 100  # the share counts the rows beyond the reference's highest 1/_TAIL
 # and is a sum of powers of two: equal steps of its logarithm, 2.6 % each, resolve the whole
 # range. Rounded, so that no mathematics library moves an edge.
 _EDGES = np.unique(np.round(1 - np.geomspace(1, 1 / ((2 << _HEIGHT) - 1), 241), 6))[1:]
+_EDGES.flags.writeable = False
 
 
 class _Inputs:

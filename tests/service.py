@@ -1,0 +1,114 @@
+"""Runs the real service as a process and asks it over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import yaml
+
+T = TypeVar("T")
+WAIT = 60.0  # seconds; generous, for machines are shared
+
+
+class Service:
+    """``stream-monitor run`` on a configuration, on a free port; a context manager."""
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        self.folder = folder
+        self._path = folder / "monitor.yaml"
+        config = config | {"http": {"port": 0}, "log": {"format": "json"}}
+        self._path.write_text(yaml.safe_dump(config))
+        self._log_path = folder / "service.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+
+    def start(self) -> None:
+        self._log = self._log_path.open("wb")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "stream_monitor", "run", "--config", str(self._path)],
+            stdout=self._log,
+            stderr=self._log,
+            cwd=self.folder,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+        self.url = self.wait_for("the service to say where it listens", self._announced)
+
+    def _announced(self) -> str | None:
+        process = self._process
+        if process is not None and process.poll() is not None:
+            raise AssertionError(f"the service ended:\n{self.log()}")
+        found = re.search(r'"page": ?"(http://[^"]+)/"', self.log())
+        return found[1] if found else None
+
+    def log(self) -> str:
+        return self._log_path.read_text(errors="replace")
+
+    def kill(self) -> None:
+        """SIGKILL: nothing is committed, nothing said."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit status."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: int) -> int:
+        assert self._process is not None
+        self._process.send_signal(number)
+        status = self._process.wait(WAIT)
+        self._log.close()
+        return status
+
+    def get(self, path: str) -> Any:
+        """JSON at a path of the API."""
+        return json.loads(self.text(path))
+
+    def text(self, path: str) -> str:
+        with urllib.request.urlopen(self.url + path, timeout=10) as response:  # noqa: S310
+            return str(response.read().decode())
+
+    def metric(self, name: str) -> float:
+        """Sum of a metric's samples."""
+        lines = self.text("/metrics").splitlines()
+        samples = [x for x in lines if re.match(rf"{name}({{| )", x)]
+        return sum(float(x.rpartition(" ")[2]) for x in samples)
+
+    def accepted(self) -> int:
+        return int(self.metric("stream_monitor_events_total"))
+
+    def wait_for(self, what: str, ask: Callable[[], T | None]) -> T:
+        """Ask until the answer is neither None nor False."""
+        deadline = time.monotonic() + WAIT
+        while time.monotonic() < deadline:
+            try:
+                answer = ask()
+            except (urllib.error.URLError, ConnectionError):
+                answer = None
+            if answer is not None and answer is not False:
+                return answer
+            time.sleep(0.05)
+        raise AssertionError(f"waited {WAIT:.0f} s for {what}:\n{self.log()[-3000:]}")
