@@ -130,7 +130,7 @@ class _TypedDecoder:
             _plant(tree, path, bool | None if column.kind is Kind.BOOLEAN else _Scalar)
         for path, own in ((paths.model, target.name), (paths.version, target.version)):
             if path and own:
-                _plant(tree, path, Literal[_spellings(own)] | None)  # type: ignore[valid-type]
+                _plant(tree, path, Literal[_spellings(own)] | None)
         required = {p for p in (paths.time, paths.arrival) if p}
         for path in required:
             _plant(tree, path, float | str)
@@ -179,9 +179,8 @@ class _Codes(dict[object, int]):
     """Value → code; what is not a known string is worked out, and not remembered."""
 
     def __init__(self, kind: Kind, known: Mapping[str, int]) -> None:
-        super().__init__(known)
+        super().__init__({**known, None: len(known) + 1})
         self._kind, self._known = kind, known
-        self[None] = len(known) + 1
 
     def __missing__(self, value: object) -> int:
         return code_of(value, self._kind, self._known)

@@ -16,7 +16,7 @@ from stream_monitor.schema import BoolArray, IntArray
 from stream_monitor.store.base import ChunkKey, PaneKey, PartitionState
 
 CHUNK_SLOTS = 4_096
-_WIDTHS = (np.uint8, np.uint16, np.uint32, np.int64)
+_WIDTHS = tuple(np.dtype(w) for w in ("<u1", "<u2", "<u4", "<i8"))
 
 
 class Pane:
@@ -158,10 +158,9 @@ def _packed(counts: IntArray) -> bytes:
     for code, width in enumerate(_WIDTHS):
         limits = np.iinfo(width)
         if limits.min <= low and high <= limits.max:
-            return bytes([code]) + counts.astype(np.dtype(width).newbyteorder("<")).tobytes()
+            return bytes([code]) + counts.astype(width).tobytes()
     raise AssertionError("int64 holds every int64")
 
 
 def _unpacked(data: bytes) -> IntArray:
-    width = np.dtype(_WIDTHS[data[0]]).newbyteorder("<")
-    return np.frombuffer(data, dtype=width, offset=1).astype(np.int64)
+    return np.frombuffer(data, dtype=_WIDTHS[data[0]], offset=1).astype(np.int64)

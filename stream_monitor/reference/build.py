@@ -281,7 +281,7 @@ def _check_names(studies: dict[str, ColumnStudy], config: Config) -> None:
 def _edges(summary: Summary, registry: Registry) -> FloatArray:
     """The union of all cuts that the methods need."""
     wanted = [m.edges(summary) for m in registry.drift.values() if Kind.CONTINUOUS in m.kinds]
-    edges = np.unique(np.concatenate([np.empty(0), *wanted]))
+    edges: FloatArray = np.unique(np.concatenate([np.empty(0), *wanted]))
     return edges[np.isfinite(edges)]
 
 

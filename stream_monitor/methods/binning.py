@@ -1,0 +1,182 @@
+"""What the univariate methods share: cuts made from a reference, and cells pooled into bins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil, inf, isfinite, log2, sqrt
+
+import numpy as np
+
+from stream_monitor.cells import Cells, Summary
+from stream_monitor.errors import ProfileError
+from stream_monitor.schema import FloatArray, IntArray
+
+# The fine grid, chosen by measuring against SciPy on raw data: docs/methods.md has the errors.
+_QUANTILES = 320
+_EQUAL = 64
+_TAIL = 24
+_REACH = 100.0
+
+Counts = IntArray | FloatArray
+Formula = Callable[[Counts, Counts], FloatArray]
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """A drift method for one column: pool the cells into bins, then apply a formula.
+
+    ``matrix`` is float64[K, B] of zeros and ones, so that pooling thousands of resampled windows
+    is one matrix product, exact below 2⁵³; None where every cell is a bin of its own. ``formula``
+    takes counts [..., B] of the reference and the window.
+    """
+
+    matrix: FloatArray | None
+    formula: Formula
+
+    def distance(self, reference: IntArray, window: IntArray) -> FloatArray:
+        if self.matrix is None:
+            return self.formula(reference, window)
+        return self.formula(reference @ self.matrix, window @ self.matrix)
+
+
+def shares(counts: Counts) -> FloatArray:
+    """Counts [..., B] over their sum; NaN where the sum is 0."""
+    total = counts.sum(axis=-1, keepdims=True)
+    found: FloatArray = counts / np.where(total > 0, total, np.nan)
+    return found
+
+
+def cumulative(counts: Counts) -> FloatArray:
+    """The distribution function at each cell's upper edge, [..., K]; NaN without values."""
+    sums = counts.cumsum(axis=-1)
+    total = sums[..., -1:]
+    found: FloatArray = sums / np.where(total > 0, total, np.nan)
+    return found
+
+
+def bins_of(cells: Cells, bounds: FloatArray) -> IntArray:
+    """The bin of each value cell of a continuous column.
+
+    Parameters
+    ----------
+    bounds : float64[m]
+        Sorted; each is an edge of the cells, or +inf.
+
+    Returns
+    -------
+    int64[K] in 0 … m: 0 is below ``bounds[0]``, m from ``bounds[m - 1]`` on.
+
+    Raises
+    ------
+    ProfileError
+        Where a bound is no edge of the cells, so that a cell would lie in two bins.
+    """
+    lacking = bounds[~np.isin(bounds, cells.edges) & (bounds < inf)]
+    if len(lacking):
+        raise ProfileError(
+            f"column {cells.column.name!r}: its cells have no edge at {float(lacking[0])!r}, which "
+            "a drift method needs; the reference was built by another version, build it anew with "
+            "`stream-monitor reference build`"
+        )
+    lower = np.concatenate([[-inf], cells.edges])
+    return np.searchsorted(bounds, lower, side="right").astype(np.int64)
+
+
+def pooling(bins: IntArray) -> FloatArray:
+    """float64[K, B] with a one at [i, bins[i]]; B is the greatest bin + 1."""
+    return np.eye(int(bins.max()) + 1)[bins]
+
+
+def doane_pooling(cells: Cells) -> FloatArray | None:
+    """The bins of Jensen–Shannon and Hellinger, as in NannyML 0.13.1.
+
+    Continuous: :func:`doane_edges`, with everything outside of them in one more bin (number 0).
+    Categorical: None, for each cell is a bin (categories, then all unseen ones together).
+    """
+    if cells.summary is None:
+        return None
+    bounds = doane_edges(cells.summary)
+    bins = bins_of(cells, bounds)
+    bins[bins == len(bounds)] = 0
+    return pooling(bins)
+
+
+def doane_edges(summary: Summary) -> FloatArray:
+    """``numpy.histogram_bin_edges(reference, "doane")``, bit for bit, from moments alone.
+
+    The number of bins is that of Doane (1976), "Aesthetic frequency classifications", from n and
+    the skewness, over the range of the values; constant data have one bin of width 1 about them.
+    NumPy's last bin is closed, so its edge is stored as the next larger float.
+
+    Returns
+    -------
+    float64[bins + 1]; empty for a reference without values. The last may be +inf. Values so far
+    apart that NumPy would refuse them (range or third moment beyond float64) are taken to have no
+    skewness.
+    """
+    n, low, high = summary.n, summary.minimum, summary.maximum
+    if not n:
+        return np.empty(0)
+    bins = 1
+    if n > 2 and summary.std > 0:
+        error = sqrt(6.0 * (n - 2) / ((n + 1.0) * (n + 3)))
+        skewness = abs(summary.skewness) if isfinite(summary.skewness) else 0.0
+        number = 1.0 + log2(n) + log2(1.0 + skewness / error)
+        # by way of the bins' width as in NumPy, whose rounding decides whole numbers
+        width = (high - low) / number
+        bins = ceil((high - low) / width) if width and isfinite(width) else ceil(number)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    edges = _even(low, high, bins)
+    edges[-1] = np.nextafter(edges[-1], inf)
+    return edges
+
+
+def quantile_edges(summary: Summary, parts: int) -> FloatArray:
+    """The reference's quantiles at 1/parts … (parts − 1)/parts, as values that occur in it.
+
+    A value that is several of them in a row is followed by the next larger float: it holds more
+    than a part of the reference, so it gets a bin of its own.
+    """
+    if not summary.n:
+        return np.empty(0)
+    levels = np.arange(1, parts) / parts
+    values = np.quantile(summary.sample, levels, method="inverted_cdf")
+    repeated = values[1:][values[1:] == values[:-1]]
+    return np.union1d(values, np.nextafter(repeated, inf))
+
+
+def fine_edges(summary: Summary) -> FloatArray:
+    """The fine grid on which Kolmogorov–Smirnov and Wasserstein are computed.
+
+    - Each distinct value on its own where the summary lists them, else 320 quantiles;
+    - 64 cells of equal width over the range, for long tails and for gaps between values;
+    - on each side 24 cells beyond the range, widening by the factor 1.46 from 1/64 of the range
+      to 100 times it (of a constant: 100 times its absolute value, or 100 where that is 0);
+    - the minimum, and the float next to the maximum.
+
+    Returns
+    -------
+    float64[m], sorted, finite; empty for a reference without values.
+    """
+    if not summary.n:
+        return np.empty(0)
+    low, high = summary.minimum, summary.maximum
+    if len(summary.distinct):
+        body = np.concatenate([summary.distinct, np.nextafter(summary.distinct, inf)])
+    else:
+        body = quantile_edges(summary, _QUANTILES)
+    with np.errstate(over="ignore"):
+        steps = ((high - low) or abs(low) or 1.0) * np.geomspace(1 / _EQUAL, _REACH, _TAIL)
+        tails = np.concatenate([low - steps, high + steps])
+    ends = [low, np.nextafter(high, inf)]
+    edges = np.unique(np.concatenate([body, _even(low, high, _EQUAL), tails, ends]))
+    return edges[np.isfinite(edges)]
+
+
+def _even(low: float, high: float, bins: int) -> FloatArray:
+    """The edges of ``bins`` equal bins; halved meanwhile where the range is no float."""
+    scale = 1.0 if isfinite(high - low) else 0.5
+    edges: FloatArray = np.linspace(low * scale, high * scale, bins + 1) / scale
+    return edges

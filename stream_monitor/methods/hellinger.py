@@ -1,0 +1,36 @@
+"""Hellinger distance, as in NannyML 0.13.1."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stream_monitor.cells import Cells, Summary
+from stream_monitor.methods.base import BoundDrift, register_drift
+from stream_monitor.methods.binning import Counts, Pooled, doane_edges, doane_pooling, shares
+from stream_monitor.schema import FloatArray, Kind
+
+
+class Hellinger:
+    """sqrt(Σ (√p − √q)²) / √2 of the shares of reference and window, in [0, 1].
+
+    Bins: :func:`~stream_monitor.methods.binning.doane_pooling`. NaN where either side is empty.
+    """
+
+    metric = "hellinger"
+    kinds = frozenset(Kind)
+    tail_power = 2
+
+    def edges(self, summary: Summary) -> FloatArray:
+        return doane_edges(summary)
+
+    def bind(self, cells: Cells) -> BoundDrift:
+        return Pooled(doane_pooling(cells), _distance)
+
+
+def _distance(reference: Counts, window: Counts) -> FloatArray:
+    difference = np.sqrt(shares(reference)) - np.sqrt(shares(window))
+    distance: FloatArray = np.sqrt((difference**2).sum(axis=-1) / 2)
+    return distance
+
+
+register_drift(Hellinger())

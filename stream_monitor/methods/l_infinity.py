@@ -1,0 +1,36 @@
+"""L-infinity distance of categorical columns, as in NannyML 0.13.1."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stream_monitor.cells import Cells, Summary
+from stream_monitor.methods.base import BoundDrift, register_drift
+from stream_monitor.methods.binning import Counts, Pooled, shares
+from stream_monitor.schema import FloatArray, Kind
+
+
+class LInfinity:
+    """max |p − q| over the categories' shares of reference and window, in [0, 1].
+
+    All unseen categories count as one, where NannyML takes each by itself: the two differ only if
+    several unseen categories together outweigh every other change. NaN where either side is empty.
+    """
+
+    metric = "l_infinity"
+    kinds = frozenset({Kind.CATEGORICAL, Kind.BOOLEAN})
+    tail_power = 2
+
+    def edges(self, summary: Summary) -> FloatArray:  # noqa: ARG002 - continuous columns only
+        return np.empty(0)
+
+    def bind(self, cells: Cells) -> BoundDrift:  # noqa: ARG002 - every cell is a bin
+        return Pooled(None, _distance)
+
+
+def _distance(reference: Counts, window: Counts) -> FloatArray:
+    distance: FloatArray = np.abs(shares(reference) - shares(window)).max(axis=-1)
+    return distance
+
+
+register_drift(LInfinity())

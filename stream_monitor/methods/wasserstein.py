@@ -1,0 +1,49 @@
+"""The first Wasserstein distance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stream_monitor.cells import Cells, Summary
+from stream_monitor.methods.base import BoundDrift, register_drift
+from stream_monitor.methods.binning import cumulative, fine_edges
+from stream_monitor.schema import FloatArray, IntArray, Kind
+
+
+class Wasserstein:
+    """∫ |F(x) − G(x)| dx of reference and window: the earth mover's distance.
+
+    In the feature's own unit, at least 0, not divided by a standard deviation (Evidently does).
+    Every value stands at its cell's point, the mean of the reference there. Within the reference's
+    range this is within about 0.2 % of ``scipy.stats.wasserstein_distance`` of the raw values where
+    there is drift; a value beyond the range may stand up to 19 % of its distance from the range
+    too far in or out, and beyond 100 times the range it stands there. NaN where either side is
+    empty.
+    """
+
+    metric = "wasserstein"
+    kinds = frozenset({Kind.CONTINUOUS})
+    tail_power = 2
+
+    def edges(self, summary: Summary) -> FloatArray:
+        return fine_edges(summary)
+
+    def bind(self, cells: Cells) -> BoundDrift:
+        return _Bound(np.diff(cells.points))
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """``steps`` is float64[K - 1], from each cell's point to the next."""
+
+    steps: FloatArray
+
+    def distance(self, reference: IntArray, window: IntArray) -> FloatArray:
+        gap = np.abs(cumulative(reference) - cumulative(window))
+        # NaN of an empty side must come through where there is one cell only
+        return gap[..., :-1] @ self.steps + gap[..., -1]
+
+
+register_drift(Wasserstein())
