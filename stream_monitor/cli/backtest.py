@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stream_monitor.backtest import OUTPUTS, backtest, write
 from stream_monitor.cli.common import Commands, command, config_option, messages, progress_bar
-from stream_monitor.config.load import load_config
+from stream_monitor.checks import read_config
 from stream_monitor.tables import expand
 from stream_monitor.watch import watch
 
@@ -42,7 +42,7 @@ def _output(text: str) -> Path:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = load_config(arguments.config)
+    config = read_config(arguments.config)
     watched, windows = watch(config, str(arguments.config))
     paths = expand(arguments.events)
     with progress_bar() as progress:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stream_monitor.cli.common import Commands, command, config_option
-from stream_monitor.config.load import load_config
+from stream_monitor.checks import read_config
 from stream_monitor.config.units import format_size
 from stream_monitor.watch import budgets, watch
 
@@ -25,7 +25,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = load_config(arguments.config)
+    config = read_config(arguments.config)
     watched, windows = watch(config, str(arguments.config))
     table = Table(title="worst case")
     for heading in ("model", "slots a pane", "panes", "in memory", "on disk", "a commit"):

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from stream_monitor.cells import Cells
 from stream_monitor.cli.common import Commands, command, config_option, messages, progress_bar
-from stream_monitor.config.load import load_config
+from stream_monitor.checks import read_config
 from stream_monitor.config.model import Config, ModelConfig
 from stream_monitor.config.units import format_size
 from stream_monitor.errors import ProfileError
@@ -50,7 +50,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    config = load_config(arguments.config)
+    config = read_config(arguments.config)
     model = _chosen(config, arguments.model, arguments.model_version)
     paths = expand(arguments.data)
     with progress_bar() as progress:

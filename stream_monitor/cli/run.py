@@ -13,7 +13,7 @@ import structlog
 
 from stream_monitor import logs
 from stream_monitor.cli.common import Commands, command, config_option
-from stream_monitor.config.load import load_config
+from stream_monitor.checks import read_config
 from stream_monitor.config.model import Config, FilesSource, FollowSource, KafkaSource, StdinSource
 from stream_monitor.errors import ConfigError, Problem
 from stream_monitor.expose.http import Board, Server
@@ -55,7 +55,7 @@ def open_source(config: Config, place: str) -> Source:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = load_config(arguments.config)
+    config = read_config(arguments.config)
     logs.configure(config.log)
     watched, windows = watch(config, str(arguments.config))
     source = open_source(config, str(arguments.config))

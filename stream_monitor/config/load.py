@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from stream_monitor.config.model import Config, FilesSource, FollowSource, KafkaSource
 from stream_monitor.config.units import format_duration
 from stream_monitor.errors import ConfigError, Problem
-from stream_monitor.methods import REGISTRY
-from stream_monitor.schema import Kind
-from stream_monitor.sources.kafka import client_problems
+
+Check = Callable[[Config], list[Problem]]
 
 _REMEDIES = {
     "missing": "add this key",
@@ -25,56 +24,71 @@ _REMEDIES = {
 }
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: Path, checks: Sequence[Check] = ()) -> Config:
     """The configuration in a YAML file.
 
-    Relative paths in it are taken from the file's own folder.
+    Relative paths in it are taken from the file's own folder. ``checks`` are those that need to
+    know more than the configuration itself; a section that is wrong stands at its default there.
 
     Raises
     ------
     ConfigError
         With every problem that was found.
     """
+    place = str(path)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         remedy = "give the path of a readable YAML file with --config"
-        raise ConfigError(str(path), [Problem("(file)", str(error), remedy)]) from None
+        raise ConfigError(place, [Problem("(file)", str(error), remedy)]) from None
     except yaml.YAMLError as error:
-        raise ConfigError(str(path), [Problem("(file)", str(error), "mend the YAML")]) from None
+        raise ConfigError(place, [Problem("(file)", str(error), "mend the YAML")]) from None
+    return parse_config(raw, place=place, folder=path.resolve().parent, checks=checks)
+
+
+def parse_config(
+    raw: object, *, place: str, folder: Path, checks: Sequence[Check] = ()
+) -> Config:
+    """The configuration in what YAML gave; errors as :func:`load_config`."""
     if not isinstance(raw, dict):
         problem = Problem("(file)", raw, "write a mapping with at least `models` and `windows`")
-        raise ConfigError(str(path), [problem])
-    return parse_config(raw, place=str(path), folder=path.resolve().parent)
-
-
-def parse_config(raw: Mapping[str, Any], *, place: str, folder: Path) -> Config:
-    """The configuration in a mapping as YAML gives it; errors as :func:`load_config`."""
-    try:
-        config = Config.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(place, [_problem(e) for e in error.errors()]) from None
-    problems = _contradictions(config)
+        raise ConfigError(place, [problem])
+    found, problems = _sections(raw)
+    # all that is right so far, so that one wrong section does not hide what is wrong in another
+    config = _anchored(Config.model_construct(None, **found), folder)
+    for check in (_model_problems, _window_problems, _alert_problems, *checks):
+        problems += check(config)
     if problems:
         raise ConfigError(place, problems)
-    return _anchored(config, folder)
+    return config
 
 
-def _problem(error: ErrorDetails) -> Problem:
-    key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error["loc"]).lstrip(".")
+def _sections(raw: Mapping[Any, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Every section, at its default where it is wrong, and everything that is wrong."""
+    found: dict[str, Any] = {}
+    problems = [
+        Problem(str(key), raw[key], f"no such section; there are {', '.join(Config.model_fields)}")
+        for key in raw
+        if key not in Config.model_fields
+    ]
+    for name, field in Config.model_fields.items():
+        found[name] = [] if field.is_required() else field.get_default(call_default_factory=True)
+        if name in raw:
+            try:
+                kind: Any = Annotated[field.annotation, field]
+                found[name] = TypeAdapter(kind).validate_python(raw[name])
+            except ValidationError as error:
+                problems += [_problem(name, e) for e in error.errors()]
+        elif field.is_required():
+            problems.append(Problem(name, None, _REMEDIES["missing"]))
+    return found, problems
+
+
+def _problem(section: str, error: ErrorDetails) -> Problem:
+    key = section + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error["loc"])
     value = None if error["type"] == "missing" else error["input"]
     message = error["msg"].removeprefix("Value error, ")
-    return Problem(key or "(file)", value, _REMEDIES.get(error["type"], message))
-
-
-def _contradictions(config: Config) -> list[Problem]:
-    """What no single key shows."""
-    return [
-        *_model_problems(config),
-        *_window_problems(config),
-        *_method_problems(config),
-        *_source_problems(config),
-    ]
+    return Problem(key, value, _REMEDIES.get(error["type"], message))
 
 
 def _model_problems(config: Config) -> list[Problem]:
@@ -95,13 +109,6 @@ def _window_problems(config: Config) -> list[Problem]:
         key = f"windows[{i}]"
         if names.index(window.name) != i:
             problems.append(Problem(f"{key}.name", window.name, "give each window its own name"))
-        if (window.size is None) == (window.rows is None):
-            problems.append(Problem(key, window.name, "give either `size` or `rows`"))
-        elif window.rows is not None and window.every is not None:
-            problems.append(Problem(f"{key}.every", window.every, "only a window of time slides"))
-        elif window.size and window.every and window.size % window.every:
-            remedy = f"choose a part of the size ({format_duration(window.size)}), such as a 24th"
-            problems.append(Problem(f"{key}.every", format_duration(window.every), remedy))
         if window.size and config.mapping.timestamp is None:
             remedy = "windows of time need `mapping.timestamp`; without one use `rows`"
             problems.append(Problem(f"{key}.size", format_duration(window.size), remedy))
@@ -111,16 +118,8 @@ def _window_problems(config: Config) -> list[Problem]:
     return problems
 
 
-def _method_problems(config: Config) -> list[Problem]:
+def _alert_problems(config: Config) -> list[Problem]:
     problems = []
-    for key, chosen, kind in (
-        ("continuous", config.methods.continuous, Kind.CONTINUOUS),
-        ("categorical", config.methods.categorical, Kind.CATEGORICAL),
-    ):
-        known = [m.metric for m in REGISTRY.drift.values() if kind in m.kinds]
-        problems += _unknown(f"methods.{key}", chosen, known)
-    quality = [m.metric for m in REGISTRY.share.values() if m.family == "quality"]
-    problems += _unknown("methods.quality", config.methods.quality, quality)
     for i, override in enumerate(config.alerts.overrides):
         key = f"alerts.overrides[{i}]"
         if override.lower is None and override.upper is None:
@@ -132,24 +131,6 @@ def _method_problems(config: Config) -> list[Problem]:
         ):
             problems.append(Problem(f"{key}.lower", override.lower, "must not exceed `upper`"))
     return problems
-
-
-def _unknown(key: str, chosen: list[str], known: list[str]) -> list[Problem]:
-    remedy = f"choose from {', '.join(known)}"
-    return [
-        Problem(f"{key}[{i}]", name, remedy if name not in known else "stands here twice")
-        for i, name in enumerate(chosen)
-        if name not in known or name in chosen[:i]
-    ]
-
-
-def _source_problems(config: Config) -> list[Problem]:
-    if isinstance(config.source, KafkaSource):
-        return [
-            Problem(f"source.client.{key}", value, remedy)
-            for key, value, remedy in client_problems(config.source.client)
-        ]
-    return []
 
 
 def _anchored(config: Config, folder: Path) -> Config:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from stream_monitor.config.units import (
     SECOND,
@@ -139,6 +139,16 @@ class WindowConfig(Section):
         default=None, gt=0, description="a new window begins this often; default: `size`"
     )
     rows: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.size is None) == (self.rows is None):
+            raise ValueError("give either `size` or `rows`")
+        if self.every is not None and self.size is None:
+            raise ValueError("only a window of time slides: leave out `every`")
+        if self.size and self.every and self.size % self.every:
+            raise ValueError("`every` must be a part of `size`, such as a 24th of it")
+        return self
 
     @property
     def step(self) -> int:

@@ -179,7 +179,9 @@ class _Codes(dict[object, int]):
     """Value → code; what is not a known string is worked out, and not remembered."""
 
     def __init__(self, kind: Kind, known: Mapping[str, int]) -> None:
-        super().__init__({**known, None: len(known) + 1})
+        super().__init__()
+        self.update(known)
+        self[None] = len(known) + 1
         self._kind, self._known = kind, known
 
     def __missing__(self, value: object) -> int:

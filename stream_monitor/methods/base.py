@@ -137,9 +137,6 @@ class Registry:
 
 REGISTRY = Registry({}, {}, {})
 
-_D = TypeVar("_D", bound=DriftMethod)
-_S = TypeVar("_S", bound=ShareMethod)
-_R = TypeVar("_R", bound=RowMethod)
 _M = TypeVar("_M")
 
 
@@ -149,16 +146,13 @@ def _add(table: dict[str, _M], metric: str, method: _M) -> None:
     table[metric] = method
 
 
-def register_drift(method: _D) -> _D:
+def register_drift(method: DriftMethod) -> None:
     _add(REGISTRY.drift, method.metric, method)
-    return method
 
 
-def register_share(method: _S) -> _S:
+def register_share(method: ShareMethod) -> None:
     _add(REGISTRY.share, method.metric, method)
-    return method
 
 
-def register_row(method: _R) -> _R:
+def register_row(method: RowMethod) -> None:
     _add(REGISTRY.row, method.metric, method)
-    return method

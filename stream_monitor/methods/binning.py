@@ -171,7 +171,7 @@ def fine_edges(summary: Summary) -> FloatArray:
         steps = ((high - low) or abs(low) or 1.0) * np.geomspace(1 / _EQUAL, _REACH, _TAIL)
         tails = np.concatenate([low - steps, high + steps])
     ends = [low, np.nextafter(high, inf)]
-    edges = np.unique(np.concatenate([body, _even(low, high, _EQUAL), tails, ends]))
+    edges: FloatArray = np.unique(np.concatenate([body, _even(low, high, _EQUAL), tails, ends]))
     return edges[np.isfinite(edges)]
 
 

@@ -1,0 +1,50 @@
+"""Checks of a configuration that need to know the methods, the Kafka client or the references."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stream_monitor.config.load import load_config
+from stream_monitor.config.model import Config, KafkaSource
+from stream_monitor.errors import Problem
+from stream_monitor.methods import REGISTRY
+from stream_monitor.schema import Kind
+from stream_monitor.sources.kafka import client_problems
+from stream_monitor.values import QUALITY
+
+
+def read_config(path: Path) -> Config:
+    """The configuration, checked for everything but its references."""
+    return load_config(path, (method_problems, client_option_problems))
+
+
+def method_problems(config: Config) -> list[Problem]:
+    """Methods that are not there, or stand twice."""
+    problems = []
+    for key, chosen, kind in (
+        ("continuous", config.methods.continuous, Kind.CONTINUOUS),
+        ("categorical", config.methods.categorical, Kind.CATEGORICAL),
+    ):
+        known = [m.metric for m in REGISTRY.drift.values() if kind in m.kinds]
+        problems += _unknown(f"methods.{key}", chosen, known)
+    quality = [m.metric for m in REGISTRY.share.values() if m.family == QUALITY]
+    return problems + _unknown("methods.quality", config.methods.quality, quality)
+
+
+def client_option_problems(config: Config) -> list[Problem]:
+    """Options that kafka-python does not have, or that are the monitor's own."""
+    if not isinstance(config.source, KafkaSource):
+        return []
+    return [
+        Problem(f"source.client.{key}", value, remedy)
+        for key, value, remedy in client_problems(config.source.client)
+    ]
+
+
+def _unknown(key: str, chosen: list[str], known: list[str]) -> list[Problem]:
+    remedy = f"choose from {', '.join(known)}"
+    return [
+        Problem(f"{key}[{i}]", name, remedy if name not in known else "stands here twice")
+        for i, name in enumerate(chosen)
+        if name not in known or name in chosen[:i]
+    ]
