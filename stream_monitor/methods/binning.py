@@ -129,7 +129,7 @@ def doane_edges(summary: Summary) -> FloatArray:
     if low == high:
         low, high = low - 0.5, high + 0.5
     edges = _even(low, high, bins)
-    edges[-1] = np.nextafter(edges[-1], inf)
+    edges[-1:] = above(edges[-1:])
     return edges
 
 
@@ -144,7 +144,7 @@ def quantile_edges(summary: Summary, parts: int) -> FloatArray:
     levels = np.arange(1, parts) / parts
     values = np.quantile(summary.sample, levels, method="inverted_cdf")
     repeated = values[1:][values[1:] == values[:-1]]
-    return np.union1d(values, np.nextafter(repeated, inf))
+    return np.union1d(values, above(repeated))
 
 
 def fine_edges(summary: Summary) -> FloatArray:
@@ -164,15 +164,22 @@ def fine_edges(summary: Summary) -> FloatArray:
         return np.empty(0)
     low, high = summary.minimum, summary.maximum
     if len(summary.distinct):
-        body = np.concatenate([summary.distinct, np.nextafter(summary.distinct, inf)])
+        body = np.concatenate([summary.distinct, above(summary.distinct)])
     else:
         body = quantile_edges(summary, _QUANTILES)
     with np.errstate(over="ignore"):
         steps = ((high - low) or abs(low) or 1.0) * np.geomspace(1 / _EQUAL, _REACH, _TAIL)
         tails = np.concatenate([low - steps, high + steps])
-    ends = [low, np.nextafter(high, inf)]
-    edges: FloatArray = np.unique(np.concatenate([body, _even(low, high, _EQUAL), tails, ends]))
+    even = _even(low, high, _EQUAL)
+    ends = [[low], above(np.array([high]))]
+    edges: FloatArray = np.unique(np.concatenate([body, even, tails, *ends]))
     return edges[np.isfinite(edges)]
+
+
+def above(values: FloatArray) -> FloatArray:
+    """The next larger floats, so that a cell that ends there still holds the values."""
+    with np.errstate(over="ignore"):
+        return np.nextafter(values, inf)
 
 
 def _even(low: float, high: float, bins: int) -> FloatArray:

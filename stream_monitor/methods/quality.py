@@ -6,13 +6,11 @@ data is a beta distribution; which one is said below, with N the reference's row
 
 from __future__ import annotations
 
-from math import inf
-
 import numpy as np
 
 from stream_monitor.cells import Cells
 from stream_monitor.methods.base import register_share
-from stream_monitor.methods.binning import bins_of
+from stream_monitor.methods.binning import above, bins_of
 from stream_monitor.schema import BoolArray, Role
 from stream_monitor.values import QUALITY
 
@@ -93,7 +91,8 @@ class NumericalRange:
         summary = cells.summary
         if cells.column.role is Role.DERIVED or summary is None or summary.n < 2:
             return None
-        bounds = np.array([summary.minimum, np.nextafter(summary.maximum, inf)])
+        bounds = np.array([summary.minimum, summary.maximum])
+        bounds[1:] = above(bounds[1:])
         mask = np.zeros(cells.slots, dtype=np.bool_)
         mask[: cells.size] = bins_of(cells, bounds) != 1
         mask[cells.not_finite] = True
