@@ -206,7 +206,7 @@ class Pipeline:
             number
             for key in touched
             if key.model == model.key and key.clock == window.clock
-            for number in window.containing(key.index)
+            for number in window.containing(key.number)
             if number in state.revisions
         }
         for number in again:
@@ -225,7 +225,7 @@ class Pipeline:
         for partition in self.partitions.values():
             for key in partition.panes:
                 if key.model == model.key and key.clock == window.clock:
-                    found.update(n for n in window.containing(key.index) if n in within)
+                    found.update(n for n in window.containing(key.number) if n in within)
         return sorted(found)
 
     def _evaluated(
@@ -291,7 +291,7 @@ class Pipeline:
                         [
                             key
                             for key in partition.panes
-                            if key.model == model.key and key.clock == clock and key.index < floor
+                            if key.model == model.key and key.clock == clock and key.number < floor
                         ]
                     )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from math import nan
+from datetime import UTC, datetime, timedelta
+from math import isnan, nan
 
 # The columns of a backtest's table, of the results log and of /api/v1/windows, in this order.
 COLUMNS = (
@@ -62,3 +64,28 @@ class WindowResult:
     closed: bool
     values: tuple[Value, ...]
     revision: int = 0
+
+
+def rows_of(result: WindowResult) -> Iterator[dict[str, object]]:
+    """A result as rows of the table: dicts with exactly COLUMNS, in that order.
+
+    Times are RFC 3339 in UTC, None where there are none (rows without a timestamp); NaN is None.
+    """
+    timed = result.end > 0
+    for v in result.values:
+        cells = (
+            result.model, result.version, result.segment, result.window, result.index,
+            rfc3339(result.start) if timed else None, rfc3339(result.end) if timed else None,
+            result.revision, None, result.rows, None, v.feature, v.family, v.metric,
+            *(None if isnan(x) else x for x in (
+                v.value, v.p_value, v.sampling_error, v.lower_confidence, v.upper_confidence,
+                v.lower_threshold, v.upper_threshold)),
+            v.alert,
+        )  # fmt: skip
+        yield dict(zip(COLUMNS, cells, strict=True))
+
+
+def rfc3339(microseconds: int) -> str:
+    """A time since the epoch, in UTC, with a fraction only where there is one."""
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
+    return moment.isoformat().replace("+00:00", "Z")

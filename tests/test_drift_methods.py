@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from building import cells_of, counts_of, summary_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import euclidean, jensenshannon
 from scipy.special import rel_entr
 from scipy.stats import chi2_contingency, ks_2samp, wasserstein_distance
 
-from building import cells_of, counts_of, summary_of
 from stream_monitor.cells import Cells
 from stream_monitor.errors import ProfileError
 from stream_monitor.methods import REGISTRY
@@ -36,22 +36,26 @@ SHAPES: dict[str, Callable[[RNG, int], FloatArray]] = {
     "integers": lambda r, n: r.poisson(4, n).astype(float),
     "many integers": lambda r, n: r.integers(0, 5000, n).astype(float),
     "binary": lambda r, n: (r.random(n) < 0.1).astype(float),
-    "constant": lambda r, n: np.full(n, 7.25),
-    "zero": lambda r, n: np.zeros(n),
+    "constant": lambda _, n: np.full(n, 7.25),
+    "zero": lambda _, n: np.zeros(n),
     "zero-inflated": lambda r, n: np.where(r.random(n) < 0.6, 0.0, r.gamma(2, 100, n)),
-    "two clusters": lambda r, n: np.where(r.random(n) < 0.5, r.normal(-1e4, 1, n), r.normal(9, 1, n)),
+    "two clusters": lambda r, n: r.normal(0, 1, n) + np.where(r.random(n) < 0.5, -1e4, 9),
     "rounded": lambda r, n: np.round(r.normal(0, 1, n), 2),
 }  # fmt: skip
 
 # how a window differs from the reference
 CHANGES: dict[str, Callable[[RNG, FloatArray], FloatArray]] = {
-    "none": lambda r, x: x,
-    "shifted": lambda r, x: x + x.std() + 0.5,
-    "scaled": lambda r, x: x * 1.7,
-    "far outside": lambda r, x: np.where(r.random(len(x)) < 0.1, x + 1e3 * (np.ptp(x) + 1), x),
-    "all below": lambda r, x: x - 3 * (np.ptp(x) + 1),
+    "none": lambda _, x: x,
+    "shifted": lambda _, x: x + 0.8 * unit(x.std()),
+    "scaled": lambda _, x: x * 1.7,
+    "all below": lambda _, x: x - 3 * unit(np.ptp(x)),
+    "sentinel": lambda r, x: np.where(r.random(len(x)) < 0.1, -9_999 * unit(np.ptp(x)), x),
     "other values": lambda r, x: r.normal(x.mean(), x.std() + 0.1, len(x)),
 }
+
+
+def unit(scale: Any) -> float:
+    return float(scale) or 1.0
 
 
 def distance(metric: str, cells: Cells, window: Any) -> float:
@@ -135,21 +139,40 @@ def test_a_value_that_fills_deciles_is_told_from_larger_ones(shape: str) -> None
         )
 
 
-@pytest.mark.parametrize("shape", sorted(SHAPES))
-@pytest.mark.parametrize(("change", "tolerance"), [
-    ("shifted", 0.01), ("scaled", 0.02), ("far outside", 0.25), ("all below", 0.25),
-])  # fmt: skip
-def test_wasserstein_of_large_drift_is_close_to_scipys(
-    shape: str, change: str, tolerance: float
+def test_a_changed_sign_of_heavy_tailed_values_is_not_blown_up_by_the_range() -> None:
+    rng = np.random.default_rng(14)
+    reference = rng.lognormal(0, 3, 20_000)
+    window = rng.lognormal(0, 3, 5_000)
+    window[window < 100] *= -1
+    raw = wasserstein_distance(reference, window)
+    assert distance("wasserstein", cells_of(reference), window) == pytest.approx(raw, rel=0.2)
+
+
+def test_wasserstein_is_scipys_of_the_cells_points(
+    reference: FloatArray, window: FloatArray
 ) -> None:
+    cells = cells_of(reference)
+    counts = counts_of(cells, window)[: cells.size]
+    expected = wasserstein_distance(cells.points, cells.points, cells.values, counts)
+    found = distance("wasserstein", cells, window)
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-9 * unit(np.ptp(reference)))
+
+
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+@pytest.mark.parametrize("change", ["shifted", "scaled", "all below", "sentinel"])
+def test_wasserstein_of_drift_is_close_to_scipys_of_the_raw_values(shape: str, change: str) -> None:
     rng = np.random.default_rng(10)
     reference = SHAPES[shape](rng, 20_000)
     window = CHANGES[change](rng, rng.choice(reference, 5_000))
-    inside = np.mean((window >= reference.min()) & (window <= reference.max()))
-    if inside < 0.99 or shape == "cauchy":
-        tolerance = 0.25  # what lies beyond the range is placed by coarse cells
+    low, high = reference.min(), reference.max()
+    away = np.maximum(low - window, window - high) / unit(high - low)
+    # how much of the way that values have moved lies beyond the range, in coarse and coarser cells
+    beyond, far = away[away > 0].sum() / len(window), away[away > 16].sum() / len(window)
     raw = wasserstein_distance(reference, window)
-    assert distance("wasserstein", cells_of(reference), window) == pytest.approx(raw, rel=tolerance)
+    error = (0.01 * raw / unit(high - low) + 0.25 * beyond + far) * unit(high - low)
+    if shape == "cauchy":  # nearly all of the range is nearly empty: 48 cells of equal width
+        error += (high - low) / 96
+    assert distance("wasserstein", cells_of(reference), window) == pytest.approx(raw, abs=error)
 
 
 @pytest.mark.parametrize("kind", [Kind.CATEGORICAL, Kind.BOOLEAN])
@@ -305,8 +328,8 @@ def test_cells_stay_few(shape: str) -> None:
 
 def test_cells_without_a_needed_edge_are_refused_with_the_remedy() -> None:
     cells = cells_of([1.0, 2.0, 3.0])
-    with pytest.raises(ProfileError, match=r"'x'.*no edge at 2\.5.*reference build"):
-        bins_of(cells, np.array([1.0, 2.5]))
+    with pytest.raises(ProfileError, match=r"'x'.*no edge at 2\.51.*reference build"):
+        bins_of(cells, np.array([1.0, 2.51]))
 
 
 # --- NannyML's own results and real data ----------------------------------------------------------
@@ -320,7 +343,7 @@ def column_of(path: Path, name: str) -> Any:
 
 @pytest.mark.parametrize("data", ["car_loan", "car_loan_dq", "binary", "multiclass", "car_price"])
 def test_values_are_nannymls(shared_data: Path, data: str) -> None:
-    expected = defaultdict(dict)
+    expected: dict[str, dict[tuple[str, str, int, int], float]] = defaultdict(dict)
     with (shared_data / f"nannyml_{data}_univariate_drift.csv").open() as file:
         for row in csv.DictReader(file):
             at = (row["metric"], row["period"], int(row["start_index"]), int(row["end_index"]) + 1)
@@ -371,7 +394,7 @@ def test_real_windows_are_close_to_scipy_on_raw_values(
         for start in range(0, min(len(analysis), 30_000) - CHUNK + 1, CHUNK):
             window = analysis[start : start + CHUNK]
             ks = ks_2samp(reference, window, method="asymp").statistic
-            assert distance("kolmogorov_smirnov", cells, window) == pytest.approx(ks, abs=1e-3), (
+            assert distance("kolmogorov_smirnov", cells, window) == pytest.approx(ks, abs=1.1e-3), (
                 name
             )
             raw = wasserstein_distance(reference, window)

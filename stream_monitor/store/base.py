@@ -10,11 +10,11 @@ from stream_monitor.values import WindowResult
 
 
 class PaneKey(NamedTuple):
-    """A pane's name: the model's fingerprinted key, its clock, its index on that clock."""
+    """A pane's name: the model's fingerprinted key, its clock, its number on that clock."""
 
     model: str
     clock: str
-    index: int
+    number: int
 
 
 class ChunkKey(NamedTuple):
