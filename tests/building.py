@@ -38,7 +38,7 @@ def cells_of(
     column = Column(name, kind, role)
     none, zero = np.empty(0), np.empty(0, np.int64)
     if kind is not Kind.CONTINUOUS:
-        names = {category_of(v) for v in values} - {None}
+        names = {category_of(v) for v in _scalars(values)} - {None}
         if kind is Kind.BOOLEAN:
             names = {"false", "true"}
         empty = Cells(column, none, none, tuple(sorted(map(str, names))), zero, None)
@@ -80,12 +80,16 @@ def counts_of(cells: Cells, values: Sequence[Any] | np.ndarray[Any, Any]) -> Int
         codes = codes_of(cells.edges, np.asarray(values, dtype=np.float64))
     else:
         index = {category: i for i, category in enumerate(cells.categories)}
-        raw = values.tolist() if isinstance(values, np.ndarray) else values
         codes = np.array(
             [
                 cells.missing if v is None else index.get(str(category_of(v)), cells.unseen)
-                for v in raw
+                for v in _scalars(values)
             ],
             dtype=np.int64,
         )
     return np.bincount(codes, minlength=cells.slots)
+
+
+def _scalars(values: Sequence[Any] | np.ndarray[Any, Any]) -> Sequence[Any]:
+    """Python's own scalars, as a decoder gives them."""
+    return values.tolist() if isinstance(values, np.ndarray) else values

@@ -179,7 +179,7 @@ def fine_edges(summary: Summary) -> FloatArray:
 def _steps(summary: Summary) -> FloatArray:
     """How far beyond the range the edges of the tails lie."""
     scale = (summary.maximum - summary.minimum) or abs(summary.minimum) or 1.0
-    scale = min(scale, 1e300)  # what is farther away than float64 reaches needs no cells
+    scale = min(max(scale, 1e-300), 1e300)  # so that float64 has the steps
     lower, upper = np.quantile(summary.sample, [0.25, 0.75], method="inverted_cdf")
     near = min((upper - lower) / 16, scale / 16) or scale / 64
     far = np.geomspace(10**0.5, 1e5, 10)
@@ -193,7 +193,7 @@ def above(values: FloatArray) -> FloatArray:
 
 
 def _even(low: float, high: float, bins: int) -> FloatArray:
-    """The edges of ``bins`` equal bins; made smaller meanwhile where the range is no float."""
-    scale = 1.0 if isfinite(high - low) else 0.25
+    """The edges of ``bins`` equal bins; made smaller meanwhile where float64 ends."""
+    scale = 1.0 if isfinite(2 * (high - low)) else 0.25
     edges: FloatArray = np.linspace(low * scale, high * scale, bins + 1) / scale
     return edges

@@ -56,6 +56,10 @@ class Evaluator:
                     if mask is not None:
                         self.shares[name, metric] = (share, mask)
 
+    def families(self) -> list[str]:
+        """The family of each share and mean, once for each value that a window has of it."""
+        return [share.family for share, _ in self.shares.values()] + [OUTLIERS] * len(self._derived)
+
     def measure(self, vector: IntArray) -> list[Measured]:
         """Every value of a window with these counts, int64[layout.size]."""
         rows = self._layout.rows(vector)

@@ -17,7 +17,7 @@ class Wasserstein:
 
     In the feature's own unit, at least 0, not divided by a standard deviation (Evidently does).
     Every value stands at its cell's point, the mean of the reference there. Where
-    there is drift and the window stays within the reference's range, this is within 0.2 % of
+    there is drift and the window stays within the reference's range, this is within 0.3 % of
     ``scipy.stats.wasserstein_distance`` of the raw values (5,000 rows, real data). A value beyond
     the range may stand a quarter of its distance from the range too far in or out, beyond 16 times
     the range twice as far or half as far, and never beyond 1.6 million times it; where the bulk of
