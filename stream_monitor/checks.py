@@ -9,7 +9,7 @@ from stream_monitor.config.model import Config, KafkaSource
 from stream_monitor.errors import Problem
 from stream_monitor.methods import REGISTRY
 from stream_monitor.schema import Kind
-from stream_monitor.sources.kafka import client_problems
+from stream_monitor.sources.kafka_options import client_problems
 from stream_monitor.values import QUALITY
 
 

@@ -107,6 +107,15 @@ def test_continuous_distances_equal_those_of_the_raw_values(
         assert ks - fullest - 1e-12 <= found <= ks + 1e-12
 
 
+@pytest.mark.parametrize("metric", ["jensen_shannon", "hellinger"])
+def test_all_that_lies_outside_the_bins_is_one_bin(metric: str) -> None:
+    cells = cells_of([0.0, 1.0, 2.0])
+    below, above = counts_of(cells, [-5.0])[: cells.size], counts_of(cells, [9.0])[: cells.size]
+    bound = REGISTRY.drift[metric].bind(cells)
+    assert float(bound.distance(below, above)) == 0
+    assert float(bound.distance(below, cells.values)) == pytest.approx(1)
+
+
 def test_psi_equals_the_sum_over_the_references_deciles(window: FloatArray) -> None:
     reference = np.random.default_rng(7).normal(0, 10, 4_000)
     inner = np.quantile(reference, np.arange(1, 10) / 10, method="inverted_cdf")

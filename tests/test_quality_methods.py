@@ -40,7 +40,8 @@ def test_the_quality_methods_are_registered() -> None:
 
 
 FLOATS = st.lists(
-    st.floats(-100, 100) | st.sampled_from([0.0, 1.0, np.nan, np.inf, -np.inf, 1e90, -1e90]),
+    st.floats(-128, 128, width=32)
+    | st.sampled_from([0.0, 1.0, np.nan, np.inf, -np.inf, 1e90, -1e90]),
     min_size=2,
     max_size=60,
 )

@@ -69,7 +69,8 @@ class NumberStudy:
     def _moments(self, values: FloatArray) -> None:
         n, mean = len(values), float(values.mean())
         offset = values - mean
-        m2, m3 = float((offset**2).sum()), float((offset**3).sum())
+        with np.errstate(over="ignore"):  # beyond 1e103 there is no third moment in float64
+            m2, m3 = float((offset**2).sum()), float((offset**3).sum())
         a, b, total = self._n, n, self._n + n
         delta = mean - self._mean
         self._m3 += (
@@ -86,7 +87,7 @@ class NumberStudy:
             nan, none = float("nan"), np.empty(0)
             return Summary(0, nan, nan, nan, nan, nan, 0, 0, none, none)
         std = (self._m2 / self._n) ** 0.5
-        skewness = self._m3 / self._n / std**3 if std > 0 else 0.0
+        skewness = self._m3 / self._n / std**3 if std**3 > 0 else 0.0
         sample = np.sort(self._sample)
         # the extremes belong to it although the sample may have missed them
         sample[0], sample[-1] = self._minimum, self._maximum

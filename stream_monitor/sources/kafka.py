@@ -1,0 +1,204 @@
+"""Kafka topics through kafka-python, read by a consumer group.
+
+Rebalance listeners run on the client's IO thread, so they only note what happened; :meth:`poll`
+tells it on the caller's thread. A partition's records are held back until :meth:`seek` said where
+to begin, for positions live in our checkpoint and not in the group's offsets.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import structlog
+from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from stream_monitor.config import model
+from stream_monitor.sources.base import Places, Poll, Records, escaped
+from stream_monitor.sources.kafka_options import client_options
+
+_MAX_RECORDS = 4_000
+_MICROSECONDS = 1_000  # a Kafka timestamp's millisecond
+
+log = structlog.get_logger()
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Notes assignments in the order in which they happen; called on the IO thread."""
+
+    def __init__(self) -> None:
+        self.events: deque[tuple[str, tuple[Any, ...]]] = deque()
+
+    def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
+        self.events.append(("assigned", tuple(assigned)))
+
+    def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
+        self.events.append(("revoked", tuple(revoked)))
+
+    def on_partitions_lost(self, lost: Iterable[Any]) -> None:
+        self.events.append(("revoked", tuple(lost)))
+
+
+class KafkaSource:
+    """All partitions of some topics that the group gives us."""
+
+    def __init__(self, config: model.KafkaSource) -> None:
+        self._config = config
+        self._options: dict[str, Any] = {"max_poll_records": _MAX_RECORDS} | client_options(
+            config.client
+        )
+        self._listener = _Listener()
+        self._consumer: Any = None
+        self._held: dict[Any, int | None] = {}
+        self._assigned: set[Any] = set()
+        self._paused: frozenset[str] = frozenset()
+
+    def poll(self, timeout_seconds: float) -> Poll:
+        poll = Poll()
+        consumer = self._connected(timeout_seconds)
+        if consumer is None:
+            return poll
+        batches = consumer.poll(timeout_ms=max(1, int(timeout_seconds * 1_000)))
+        self._tell(poll)
+        for partition, records in batches.items():
+            if partition in self._held:
+                if self._held[partition] is None:
+                    self._held[partition] = records[0].offset
+            elif partition in self._assigned:
+                poll.records.append(_records(partition, records))
+        self._progress(consumer, poll)
+        return poll
+
+    def _connected(self, timeout_seconds: float) -> Any:
+        """The consumer, or None while no broker answers."""
+        if self._consumer is None:
+            try:
+                consumer = KafkaConsumer(
+                    bootstrap_servers=self._config.bootstrap_servers,
+                    group_id=self._config.group_id,
+                    auto_offset_reset=self._config.auto_offset_reset,
+                    enable_auto_commit=False,
+                    isolation_level="read_committed",
+                    **self._options,
+                )
+            except KafkaError as error:
+                log.warning(
+                    "no broker answers, trying again",
+                    bootstrap_servers=self._config.bootstrap_servers,
+                    error=f"{type(error).__name__}: {error}",
+                )
+                time.sleep(timeout_seconds)
+                return None
+            consumer.subscribe(topics=self._config.topics, listener=self._listener)
+            self._consumer = consumer
+        return self._consumer
+
+    def _tell(self, poll: Poll) -> None:
+        assigned: dict[Any, None] = {}
+        revoked: dict[Any, None] = {}
+        while self._listener.events:
+            what, partitions = self._listener.events.popleft()
+            for partition in partitions:
+                if what == "assigned":
+                    assigned[partition] = None
+                else:
+                    # revoked and assigned again meanwhile: its state must be restored anew
+                    assigned.pop(partition, None)
+                    if partition in self._assigned:
+                        revoked[partition] = None
+        for partition in revoked:
+            self._assigned.discard(partition)
+            self._held.pop(partition, None)
+        for partition in assigned:
+            self._held[partition] = None
+        poll.revoked = tuple(map(_name, revoked))
+        poll.assigned = tuple(map(_name, assigned))
+        self._paused -= set(poll.revoked)  # the client forgets it with the partition
+
+    def _progress(self, consumer: Any, poll: Poll) -> None:
+        """Which partitions are read to their end, and how far the others are from it."""
+        lag, at_end = {}, []
+        for partition in self._assigned - self._held.keys():
+            high = consumer.highwater(partition)
+            if high is None:  # nothing fetched yet, so nobody knows
+                continue
+            behind = max(0, high - consumer.position(partition))
+            lag[_name(partition)] = behind
+            if not behind:
+                at_end.append(_name(partition))
+        poll.lag, poll.at_end = lag, frozenset(at_end)
+
+    def seek(self, partition: str, position: str | None) -> None:
+        which = _partition(partition)
+        held = self._held.pop(which, None)
+        self._assigned.add(which)
+        if position is None:
+            if held is not None:
+                self._consumer.seek(which, held)
+            return
+        self._consumer.seek(which, self._retained(which, int(position)))
+
+    def _retained(self, which: Any, position: int) -> int:
+        """The position, or the first record that is still there where retention has passed it."""
+        first = int(self._consumer.beginning_offsets([which])[which])
+        last = int(self._consumer.end_offsets([which])[which])
+        if first <= position <= last:
+            return position
+        if position < first:
+            log.error(
+                "records were deleted before they were read: raise the topic's retention",
+                partition=_name(which),
+                lost_records=first - position,
+            )
+        else:
+            log.error(
+                "the topic is shorter than what was read of it: was it made anew?",
+                partition=_name(which),
+                position=position,
+                end=last,
+            )
+        return first
+
+    def pause(self, partitions: frozenset[str]) -> None:
+        if partitions == self._paused or self._consumer is None:
+            return
+        ours = {_name(p): p for p in self._assigned}
+        stop = [ours[n] for n in partitions - self._paused if n in ours]
+        go = [ours[n] for n in self._paused - partitions if n in ours]
+        if stop:
+            self._consumer.pause(*stop)
+        if go:
+            self._consumer.resume(*go)
+        self._paused = partitions
+
+    def close(self) -> None:
+        if self._consumer is not None:
+            self._consumer.close()
+            self._consumer = None
+
+
+def _name(partition: Any) -> str:
+    return f"{partition.topic}:{partition.partition}"
+
+
+def _partition(name: str) -> Any:
+    topic, _, number = name.rpartition(":")
+    return TopicPartition(topic, int(number))
+
+
+def _records(partition: Any, records: list[Any]) -> Records:
+    return Records(
+        _name(partition),
+        [r.value or b"" for r in records],
+        Places(
+            f"{escaped(partition.topic)}[{partition.partition}]@{{}}", [r.offset for r in records]
+        ),
+        str(records[-1].offset + 1),
+        np.array([r.timestamp for r in records], dtype=np.int64) * _MICROSECONDS,
+        [r.key for r in records],
+        [[(k, v or b"") for k, v in r.headers] for r in records],
+    )
