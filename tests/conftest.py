@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.kafka_broker import kafka_broker
+
+__all__ = ["kafka_broker"]
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

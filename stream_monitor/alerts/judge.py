@@ -44,8 +44,12 @@ class Judge:
     def values(
         self, measured: Sequence[Measured], vector: IntArray, *, closed: bool
     ) -> tuple[Value, ...]:
-        """Values with thresholds and verdicts, in the order of ``measured``."""
-        enough = [m for m in measured if m.rows >= self._min_rows]
+        """Values with thresholds and verdicts, in the order of ``measured``.
+
+        Thresholds of a window that is still filling would change with every row, so it has none
+        but the configured constants.
+        """
+        enough = [m for m in measured if closed and m.rows >= self._min_rows]
         limits = dict(zip(map(id, enough), self._limits.of(enough, vector), strict=True))
         return tuple(
             self._value(m, limits.get(id(m), NO_LIMIT), judged=closed and m.rows >= self._min_rows)

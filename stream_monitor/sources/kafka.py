@@ -21,7 +21,9 @@ from stream_monitor.config import model
 from stream_monitor.sources.base import Places, Poll, Records, escaped
 from stream_monitor.sources.kafka_options import client_options
 
-_MAX_RECORDS = 4_000
+# A poll is bounded by the bytes of a fetch, not by records: kafka-python 3.0.12 never delivers the
+# rest of a fetch again that max_poll_records cut while its partition was paused.
+_DEFAULTS = {"max_poll_records": 10_000_000, "fetch_max_bytes": 8 * 2**20}
 _MICROSECONDS = 1_000  # a Kafka timestamp's millisecond
 
 log = structlog.get_logger()
@@ -48,9 +50,7 @@ class KafkaSource:
 
     def __init__(self, config: model.KafkaSource) -> None:
         self._config = config
-        self._options: dict[str, Any] = {"max_poll_records": _MAX_RECORDS} | client_options(
-            config.client
-        )
+        self._options: dict[str, Any] = _DEFAULTS | client_options(config.client)
         self._listener = _Listener()
         self._consumer: Any = None
         self._held: dict[Any, int | None] = {}

@@ -20,6 +20,7 @@ _OWN = {
     "isolation_level": "leave it out: only committed records are read",
     "key_deserializer": "leave it out: payloads are decoded by `mapping`",
     "value_deserializer": "leave it out: payloads are decoded by `mapping`",
+    "max_poll_records": "leave it out: fetch_max_bytes bounds a batch",
     "consumer_timeout_ms": "leave it out: the service waits for records",
 }
 # names of the Java client and of librdkafka that are not ours with dots for underscores
