@@ -1,4 +1,4 @@
-"""The operations dashboard: is the monitor itself well?"""
+"""The operations dashboard: are the monitors themselves well?"""
 
 from __future__ import annotations
 
@@ -6,139 +6,197 @@ from grafana_foundation_sdk.builders import dashboard
 
 from boards.panels import (
     PROCESS,
-    PROCESS_VARIABLES,
     Query,
     board,
     lines,
     metric,
     number,
+    process_variables,
     rate,
     values,
 )
 
-_INSTANCE = "{{instance}}"
-_ALL_READY = f"min({metric('ready', PROCESS)})"
+_OF_INSTANCE = "{{instance}}"
+_OF_MODEL = "{{model}} {{version}}"
+_STEP = "step_duration_seconds"
 
 
 def build() -> dashboard.Dashboard:
-    page = board(
+    return board(
         "stream-monitor-operations",
         "Monitor operations",
-        "The monitors themselves: what they read, what they refuse, how they keep up.",
-        PROCESS_VARIABLES,
-    )
-    _numbers(page)
-    _input(page)
-    _loop(page)
-    return _process(page)
-
-
-def _numbers(page: dashboard.Dashboard) -> None:
-    page.with_panel(
-        number(
-            "Monitors that answer",
-            "Scraped monitors that answered.",
-            f"sum(up{{{PROCESS}}} and on (job, instance) {metric('build_info', PROCESS)})",
-            bad_below=1,
-        )
-    ).with_panel(
-        number(
-            "All ready",
-            "1 if every monitor has restored its state and was given its input.",
-            _ALL_READY,
-            bad_below=1,
-        )
-    ).with_panel(
-        number(
-            "Heartbeat age",
-            "Since the slowest loop came round. The probe /-/healthy fails at 30 s.",
-            f"max(time() - {metric('heartbeat_timestamp_seconds', PROCESS)})",
-            unit="s",
-            bad_above=30,
-        )
-    ).with_panel(
-        number(
-            "Commit age",
-            "Since the oldest of the last commits; it grows while nothing is read.",
-            f"max(time() - {metric('last_commit_timestamp_seconds', PROCESS)})",
-            unit="s",
-        )
-    ).with_panel(
-        number(
-            "Records waiting",
-            "Records that are in the source and not read yet.",
-            f"sum({metric('lag_records', PROCESS)})",
-        )
-    ).with_panel(
-        number(
-            "Series left out",
-            "Values that limits.max_series keeps out of the metrics.",
-            f"sum({metric('series_dropped', PROCESS)})",
-            bad_above=1,
-        )
-    )
-
-
-def _input(page: dashboard.Dashboard) -> None:
-    late, expired = rate("events_late_total", PROCESS), rate("events_expired_total", PROCESS)
-    page.with_row(dashboard.Row("Input")).with_panel(
-        lines(
-            "Records read",
-            "Records read a second, by partition.",
-            Query(
-                f"sum by (instance, partition) ({rate('records_consumed_total', PROCESS)})",
-                "{{instance}} {{partition}}",
+        "The monitors themselves: what they read, what they refuse, whether they keep up.",
+        process_variables(),
+        [
+            number(
+                "Monitors that answer",
+                "Monitors that answered their last scrape.",
+                f"sum(up{{{PROCESS}}} and on (job, instance) {metric('build_info', PROCESS)})",
+                bad_below=1,
             ),
-            unit="cps",
-            width=8,
-        )
-    ).with_panel(
-        lines(
-            "Bytes read",
-            "Payload bytes read a second.",
-            Query(f"sum by (instance) ({rate('consumed_bytes_total', PROCESS)})", _INSTANCE),
-            unit="binBps",
-            width=8,
-        )
-    ).with_panel(
-        lines(
-            "Records waiting",
-            "Records in the source that are not read yet, by partition, where the source knows.",
-            Query(metric("lag_records", PROCESS), "{{instance}} {{partition}}"),
-            width=8,
-        )
-    ).with_panel(
-        lines(
-            "Events counted",
-            "Events counted into windows a second, by model.",
-            Query(
-                f"sum by (model, version) ({rate('events_total', PROCESS)})",
-                "{{model}} {{version}}",
+            number(
+                "All ready",
+                "1 if every monitor has restored its state and was given its input.",
+                f"min({metric('ready', PROCESS)})",
+                bad_below=1,
             ),
-            unit="cps",
-            width=8,
-        )
-    ).with_panel(
-        lines(
-            "Events refused",
-            "Events that became dead letters a second, by reason.",
-            Query(f"sum by (reason) ({rate('events_rejected_total', PROCESS)})", "{{reason}}"),
-            unit="cps",
-            width=8,
-        )
-    ).with_panel(
-        lines(
-            "Events too late",
-            "Events a second that came later than time.allowed_lateness, or after the state of "
-            "their window had ended its life.",
-            Query(f"sum by (model, version) ({late})", "{{model}} {{version}}, late"),
-            Query(f"sum by (model, version) ({expired})", "{{model}} {{version}}, expired"),
-            unit="cps",
-            width=8,
-        )
+            number(
+                "Heartbeat age",
+                "Since the slowest loop came round. The probe /-/healthy fails at 30 s.",
+                f"max(time() - {metric('heartbeat_timestamp_seconds', PROCESS)})",
+                unit="s",
+                bad_above=30,
+            ),
+            number(
+                "Commit age",
+                "Since the oldest of the monitors' last commits; it grows while nothing is read.",
+                f"max(time() - {metric('last_commit_timestamp_seconds', PROCESS)})",
+                unit="s",
+            ),
+            number(
+                "Failing commits",
+                "Attempts to write a checkpoint that fail, a second.",
+                f"sum({rate('commit_failures_total', PROCESS)})",
+                unit="cps",
+                bad_above=0.001,
+            ),
+            number(
+                "Series left out",
+                "Values that limits.max_series keeps out of the metrics.",
+                f"sum({metric('series_dropped', PROCESS)})",
+                bad_above=1,
+            ),
+            "Input",
+            lines(
+                "Records read",
+                "Records read a second, by partition.",
+                Query(
+                    f"sum by (instance, partition) ({rate('records_consumed_total', PROCESS)})",
+                    "{{instance}} {{partition}}",
+                ),
+                unit="cps",
+                width=8,
+            ),
+            lines(
+                "Bytes read",
+                "Payload bytes read a second.",
+                Query(f"sum by (instance) ({rate('consumed_bytes_total', PROCESS)})", _OF_INSTANCE),
+                unit="binBps",
+                width=8,
+            ),
+            lines(
+                "Records waiting",
+                "Records in the source that are not read yet, where the source knows.",
+                Query(metric("lag_records", PROCESS), "{{instance}} {{partition}}"),
+                width=8,
+            ),
+            lines(
+                "Events counted",
+                "Events counted into windows a second.",
+                Query(f"sum by (model, version) ({rate('events_total', PROCESS)})", _OF_MODEL),
+                unit="cps",
+                width=8,
+            ),
+            lines(
+                "Events refused",
+                "Events that became dead letters a second, by reason.",
+                Query(f"sum by (reason) ({rate('events_rejected_total', PROCESS)})", "{{reason}}"),
+                unit="cps",
+                width=8,
+            ),
+            lines(
+                "Events too late",
+                "Events a second that came later than time.allowed_lateness, or after the state "
+                "of their window had ended its life.",
+                Query(
+                    f"sum by (model, version) ({rate('events_late_total', PROCESS)})",
+                    f"{_OF_MODEL}, late",
+                ),
+                Query(
+                    f"sum by (model, version) ({rate('events_expired_total', PROCESS)})",
+                    f"{_OF_MODEL}, expired",
+                ),
+                unit="cps",
+                width=8,
+            ),
+            "Loop",
+            lines(
+                "Time by step",
+                "Share of the loop's time in each step; poll includes waiting for records.",
+                Query(
+                    f"sum by (instance, step) ({rate(_STEP, PROCESS, '_sum')})",
+                    "{{instance}} {{step}}",
+                ),
+                unit="percentunit",
+                width=8,
+            ),
+            lines(
+                "Slow steps",
+                "99th percentile of the time that a step takes a batch.",
+                Query(
+                    "histogram_quantile(0.99, sum by (instance, step, le) "
+                    f"({rate(_STEP, PROCESS, '_bucket')}))",
+                    "{{instance}} {{step}}",
+                ),
+                unit="s",
+                width=8,
+            ),
+            lines(
+                "Watermark behind the newest record",
+                "How far the slowest partition holds back the closing of windows, the allowed "
+                "lateness included. Event time.",
+                Query(
+                    f"{metric('last_record_timestamp_seconds', PROCESS)} "
+                    f"- {metric('watermark_timestamp_seconds', PROCESS)}",
+                    _OF_INSTANCE,
+                ),
+                unit="s",
+                width=8,
+            ),
+            "Process",
+            lines(
+                "State",
+                "Bytes of pane counts in memory, and limits.memory (dashed).",
+                Query(metric("state_bytes", PROCESS), _OF_INSTANCE),
+                Query(metric("memory_limit_bytes", PROCESS), f"{_OF_INSTANCE}, limit"),
+                unit="bytes",
+                width=8,
+                dashed="B",
+            ),
+            lines(
+                "Memory",
+                "Resident memory of the whole process.",
+                Query(f"process_resident_memory_bytes{{{PROCESS}}}", _OF_INSTANCE),
+                unit="bytes",
+                width=8,
+            ),
+            lines(
+                "CPU",
+                "Processors in use.",
+                Query(
+                    f"rate(process_cpu_seconds_total{{{PROCESS}}}[$__rate_interval])", _OF_INSTANCE
+                ),
+                unit="none",
+                width=8,
+            ),
+            lines(
+                "Series",
+                "Series of window values in a scrape.",
+                Query(metric("series", PROCESS), _OF_INSTANCE),
+                width=8,
+            ),
+            lines(
+                "Partitions",
+                "Partitions that each monitor reads.",
+                Query(metric("assigned_partitions", PROCESS), _OF_INSTANCE),
+                width=8,
+            ),
+            values(
+                "References",
+                "Rows of the reference of each model under watch.",
+                {"Rows": f"max by (model, version) ({metric('reference_rows', PROCESS)})"},
+                sort_by="Rows",
+                width=8,
+            ),
+        ],
     )
-
-
-def _loop(page: dashboard.Dashboard) -> None:
-    seconds = f"sum by (step) (rate(stream_monitor_step_duration_seconds_sum{{{PROCESS}}}[$__rate_interval]))"
-    page

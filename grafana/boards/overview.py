@@ -11,7 +11,6 @@ from boards.panels import (
     FEATURE_LINK,
     MODEL,
     WINDOW,
-    WINDOW_VARIABLES,
     Query,
     board,
     lines,
@@ -20,144 +19,127 @@ from boards.panels import (
     rate,
     values,
     verdicts,
+    window_variables,
 )
 
-_VALUE = "{{model}} {{version}} {{window}}: {{feature}} {{metric}}"
+_OF_WINDOW = "{{model}} {{version}} {{window}}"
+_OF_FEATURE = f"{_OF_WINDOW}: {{{{feature}}}}"
+_OF_VALUE = f"{_OF_FEATURE} {{{{metric}}}}"
+
+_SCORE = metric("drift_score", WINDOW)
+_THRESHOLD = metric("drift_threshold", WINDOW)
+_DRIFTS = f"({metric('drift_alert', WINDOW)} == 1)"
+_SHARE = metric("quality_ratio", WINDOW)
+_BROKEN = f"({metric('quality_alert', WINDOW)} == 1)"
 
 
 def build() -> dashboard.Dashboard:
-    """What drifts now, in all models."""
-    page = board(
+    return board(
         "stream-monitor-overview",
         "Drift overview",
         "What has moved in the newest closed window of each model, and by how much.",
-        WINDOW_VARIABLES,
-    )
-    drifting = f"{metric('drift_alert', WINDOW)} == 1"
-    broken = f"{metric('quality_alert', WINDOW)} == 1"
-    relative = f"{metric('drift_score', WINDOW)} / {metric('drift_threshold', WINDOW)}"
-    page.with_panel(
-        number(
-            "Features in drift",
-            "Features and outputs with a drift alert in their newest closed window.",
-            f"sum({BY_FEATURE} ({metric('drift_alert', WINDOW)}))",
-            bad_above=1,
-        )
-    ).with_panel(
-        number(
-            "Features with broken values",
-            "Features with more missing, wrongly typed, unseen or out-of-range values than in the "
-            "reference.",
-            f"sum({BY_FEATURE} ({metric('quality_alert', WINDOW)}))",
-            bad_above=1,
-        )
-    ).with_panel(
-        number(
-            "Outlier alerts",
-            "Models and windows whose rows are more unusual than the reference's.",
-            f"sum({BY_WINDOW} ({metric('outliers_alert', WINDOW)}))",
-            bad_above=1,
-        )
-    ).with_panel(
-        number(
-            "Rows in the newest windows",
-            "Rows that the newest closed windows rest on, all models together.",
-            f"sum({BY_WINDOW} ({metric('window_rows', WINDOW)}))",
-        )
-    ).with_panel(
-        number(
-            "Newest window ended",
-            "End of the newest closed window, event time: far from now in a replay.",
-            f"max({metric('window_end_timestamp_seconds', WINDOW)}) * 1000",
-            unit="dateTimeAsIso",
-        )
-    ).with_panel(
-        number(
-            "Events",
-            "Events counted into windows a second.",
-            f"sum({rate('events_total', MODEL)})",
-            unit="cps",
-        )
-    )
-    page.with_row(dashboard.Row("Drift")).with_panel(
-        values(
-            "Drift above its threshold",
-            "Values of the newest closed windows that are alerts. The threshold belongs to the "
-            "window's number of rows; wasserstein is in the feature's own unit. Click on a "
-            "feature to see its past.",
-            {
-                "Score": f"{BY_VALUE} ({metric('drift_score', WINDOW)} and ({drifting}))",
-                "Threshold": f"{BY_VALUE} ({metric('drift_threshold', WINDOW)} and ({drifting}))",
-                "Times threshold": f"{BY_VALUE} ({relative} and ({drifting}))",
-            },
-            sort_by="Times threshold",
-            links={"feature": FEATURE_LINK},
-        )
-    ).with_panel(
-        lines(
-            "Drift in units of its threshold, ten strongest",
-            "Each feature's largest score divided by its threshold: above 1 it is an alert.",
-            Query(
-                f"topk(10, {BY_FEATURE} ({relative}))",
-                "{{model}} {{version}} {{window}}: {{feature}}",
+        window_variables(),
+        [
+            number(
+                "Features in drift",
+                "Features and outputs with a drift alert in their newest closed window.",
+                f"sum({BY_FEATURE} ({metric('drift_alert', WINDOW)}))",
+                bad_above=1,
             ),
-            unit="none",
-            line_at=1,
-        )
-    ).with_panel(
-        verdicts(
-            "Features over time",
-            "Whether any method's score of the feature was an alert in the newest closed window.",
-            Query(
-                f"{BY_FEATURE} ({metric('drift_alert', WINDOW)})",
-                "{{model}} {{version}} {{window}}: {{feature}}",
+            number(
+                "Features with broken values",
+                "Features with more missing, wrongly typed, unseen or out-of-range values than "
+                "the reference has.",
+                f"sum({BY_FEATURE} ({metric('quality_alert', WINDOW)}))",
+                bad_above=1,
             ),
-            width=12,
-        )
-    )
-    page.with_row(dashboard.Row("Quality and outliers")).with_panel(
-        values(
-            "Broken values above their threshold",
-            "Shares of rows that are alerts in the newest closed windows.",
-            {"Share": f"{BY_VALUE} ({metric('quality_ratio', WINDOW)} and ({broken}))"},
-            unit="percentunit",
-            sort_by="Share",
-            links={"feature": FEATURE_LINK},
-        )
-    ).with_panel(
-        lines(
-            "Broken values, ten largest shares",
-            "Share of the rows of the newest closed window that are missing, of a wrong type, "
-            "unseen or out of range.",
-            Query(f"topk(10, {BY_VALUE} ({metric('quality_ratio', WINDOW)}))", _VALUE),
-            unit="percentunit",
-        )
-    ).with_panel(
-        lines(
-            "Outliers",
-            "Share of unusual rows and mean outlier score by Half-Space Trees, with their "
-            "thresholds dashed.",
-            Query(f"{BY_VALUE} ({metric('outliers_ratio', WINDOW)})", _VALUE),
-            Query(
-                f"{BY_VALUE} ({metric('outliers_upper_threshold_ratio', WINDOW)})",
-                f"{_VALUE}, threshold",
+            number(
+                "Windows with outliers",
+                "Windows whose rows are more unusual than the reference's.",
+                f"sum({BY_WINDOW} ({metric('outliers_alert', WINDOW)}))",
+                bad_above=1,
             ),
-            unit="percentunit",
-            dashed="B",
-        )
-    )
-    return page.with_row(dashboard.Row("Windows")).with_panel(
-        lines(
-            "Rows in a window",
-            "Rows of the newest closed window, and so far of the one that is filling.",
-            Query(
-                f"{BY_WINDOW} ({metric('window_rows', WINDOW)})",
-                "{{model}} {{version}} {{window}}, closed",
+            number(
+                "Rows in the newest windows",
+                "Rows that the newest closed windows rest on, all models together.",
+                f"sum({BY_WINDOW} ({metric('window_rows', WINDOW)}))",
             ),
-            Query(
-                f"{BY_WINDOW} ({metric('live_window_rows', WINDOW)})",
-                "{{model}} {{version}} {{window}}, filling",
+            number(
+                "Newest window ended",
+                "End of the newest closed window, event time: far from now in a replay.",
+                f"max({metric('window_end_timestamp_seconds', WINDOW)}) * 1000",
+                unit="dateTimeAsIso",
             ),
-            width=24,
-        )
+            number(
+                "Events",
+                "Events counted into windows a second.",
+                f"sum({rate('events_total', MODEL)})",
+                unit="cps",
+            ),
+            "Drift",
+            values(
+                "Drift above its threshold",
+                "Values of the newest closed windows that are alerts. The threshold belongs to "
+                "the window's number of rows; wasserstein is in the feature's own unit. Click on "
+                "a feature for its past.",
+                {
+                    "Score": f"{BY_VALUE} ({_SCORE} and {_DRIFTS})",
+                    "Threshold": f"{BY_VALUE} ({_THRESHOLD} and {_DRIFTS})",
+                    "Times threshold": f"{BY_VALUE} ({_SCORE} / {_THRESHOLD} and {_DRIFTS})",
+                },
+                sort_by="Times threshold",
+                links={"feature": FEATURE_LINK},
+            ),
+            lines(
+                "Drift in units of its threshold, ten strongest",
+                "Each feature's largest score divided by its threshold: above 1 it is an alert.",
+                Query(f"topk(10, {BY_FEATURE} ({_SCORE} / {_THRESHOLD}))", _OF_FEATURE),
+                unit="none",
+                line_at=1,
+            ),
+            verdicts(
+                "Features over time",
+                "Whether some score of the feature was an alert in the newest closed window.",
+                Query(f"{BY_FEATURE} ({metric('drift_alert', WINDOW)})", _OF_FEATURE),
+                width=12,
+            ),
+            "Quality and outliers",
+            values(
+                "Broken values above their threshold",
+                "Shares of rows that are alerts in the newest closed windows.",
+                {"Share": f"{BY_VALUE} ({_SHARE} and {_BROKEN})"},
+                unit="percentunit",
+                sort_by="Share",
+                links={"feature": FEATURE_LINK},
+            ),
+            lines(
+                "Broken values, ten largest shares",
+                "Share of the newest closed window's rows that are missing, of a wrong type, "
+                "unseen or out of range.",
+                Query(f"topk(10, {BY_VALUE} ({_SHARE}))", _OF_VALUE),
+                unit="percentunit",
+            ),
+            lines(
+                "Outliers",
+                "Share of unusual rows and mean outlier score by Half-Space Trees, with their "
+                "thresholds dashed.",
+                Query(f"{BY_VALUE} ({metric('outliers_ratio', WINDOW)})", _OF_VALUE),
+                Query(
+                    f"{BY_VALUE} ({metric('outliers_upper_threshold_ratio', WINDOW)})",
+                    f"{_OF_VALUE}, threshold",
+                ),
+                unit="percentunit",
+                dashed="B",
+            ),
+            "Windows",
+            lines(
+                "Rows in a window",
+                "Rows of the newest closed window, and so far of the one that is filling.",
+                Query(f"{BY_WINDOW} ({metric('window_rows', WINDOW)})", f"{_OF_WINDOW}, closed"),
+                Query(
+                    f"{BY_WINDOW} ({metric('live_window_rows', WINDOW)})", f"{_OF_WINDOW}, filling"
+                ),
+                width=24,
+            ),
+        ],
     )

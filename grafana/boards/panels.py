@@ -1,9 +1,9 @@
-"""What all dashboards share: selectors, variables, and panels that look alike."""
+"""What all dashboards share: selectors, panels that look alike, variables, the frame."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import count
 from string import ascii_uppercase
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from grafana_foundation_sdk.builders import (
     table,
     timeseries,
 )
+from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import common as common_models
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
@@ -29,7 +30,7 @@ DATASOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 PROCESS = 'job=~"$job",instance=~"$instance"'
 MODEL = f'{PROCESS},model=~"$model",version=~"$version"'
 WINDOW = f'{MODEL},segment="",window=~"$window"'
-FEATURE = f'{WINDOW},feature=~"$feature"'
+FEATURE = f'{WINDOW},feature="$feature"'  # one value: Grafana does not escape it for =~
 
 # what the values of several monitors are merged by
 BY_WINDOW = "max by (model, version, window)"
@@ -47,21 +48,23 @@ FEATURE_LINK = (
 )
 
 P = TypeVar("P", stat.Panel, table.Panel, timeseries.Panel, statetimeline.Panel)
-_ids = count(1)
 
 
-def metric(name: str, select: str) -> str:
-    """A selector of a metric of the catalogue; KeyError if it has no such metric."""
-    return f"{CATALOGUE[name].full_name}{{{select}}}"
+def metric(name: str, select: str, part: str = "") -> str:
+    """A selector of a metric of the catalogue; KeyError if it has no such metric.
+
+    ``part`` is ``_bucket``, ``_sum`` or ``_count`` for one of a histogram's series.
+    """
+    return f"{CATALOGUE[name].full_name}{part}{{{select}}}"
 
 
-def rate(name: str, select: str) -> str:
-    return f"rate({metric(name, select)}[$__rate_interval])"
+def rate(name: str, select: str, part: str = "") -> str:
+    return f"rate({metric(name, select, part)}[$__rate_interval])"
 
 
 @dataclass(frozen=True)
 class Query:
-    """PromQL with the legend of its series; several lines of legend labels in braces."""
+    """PromQL and the legend of its series, with labels in double braces."""
 
     expr: str
     legend: str = ""
@@ -70,14 +73,10 @@ class Query:
 # --- panels -------------------------------------------------------------------------------------
 
 
-def _described(
-    panel: P, title: str, description: str, unit: str, size: tuple[int, int], expressions: list[str]
-) -> P:
+def _described(panel: P, title: str, description: str, unit: str, size: tuple[int, int]) -> P:
     width, height = size
     panel.title(title).description(description).unit(unit).span(width).height(height)
-    panel.datasource(DATASOURCE).id(next(_ids))
-    if not expressions:
-        raise ValueError(f"the panel {title!r} shows nothing: give it a query")
+    panel.datasource(DATASOURCE)
     return panel
 
 
@@ -97,7 +96,7 @@ def number(
     width: int = 4,
 ) -> stat.Panel:
     """One number now, red beyond a bound."""
-    panel = _described(stat.Panel(), title, description, unit, (width, 4), [query])
+    panel = _described(stat.Panel(), title, description, unit, (width, 4))
     steps = [models.Threshold(value=None, color="text")]
     if bad_above is not None:
         steps = [
@@ -109,9 +108,7 @@ def number(
             models.Threshold(value=None, color=BAD),
             models.Threshold(value=bad_below, color=OK),
         ]
-    panel.thresholds(
-        dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps)
-    )
+    panel.thresholds(dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps))
     panel.graph_mode(common_models.BigValueGraphMode.NONE)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     return panel.with_target(_target("A", Query(query)).instant())
@@ -128,11 +125,8 @@ def lines(
     dashed: str = "",
     log: bool = False,
 ) -> timeseries.Panel:
-    """Lines over time; ``line_at`` draws a bound, ``dashed`` are letters of queries that are one."""
-    expressions = [q.expr for q in queries]
-    panel = _described(
-        timeseries.Panel(), title, description, unit, (width, height), expressions
-    )
+    """Lines over time; ``line_at`` draws a bound, ``dashed`` names queries that are one."""
+    panel = _described(timeseries.Panel(), title, description, unit, (width, height))
     for letter, query in zip(ascii_uppercase, queries, strict=False):
         panel.with_target(_target(letter, query).range())
     panel.line_interpolation(common_models.LineInterpolation.STEP_AFTER).line_width(1.5)
@@ -162,14 +156,16 @@ def lines(
             dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps)
         )
         panel.thresholds_style(
-            common.GraphThresholdsStyleConfig().mode(common_models.GraphThresholdsStyleMode.DASHED)
+            common.GraphThresholdsStyleConfig().mode(common_models.GraphTresholdsStyleMode.DASHED)
         )
     for letter in dashed:
         panel.override_by_query(
             letter,
             [
                 models.DynamicConfigValue("custom.lineStyle", {"fill": "dash", "dash": [8, 6]}),
-                models.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": THRESHOLD_COLOR}),
+                models.DynamicConfigValue(
+                    "color", {"mode": "fixed", "fixedColor": THRESHOLD_COLOR}
+                ),
             ],
         )
     return panel
@@ -177,9 +173,7 @@ def lines(
 
 def verdicts(title: str, description: str, query: Query, *, width: int = 24) -> statetimeline.Panel:
     """A row a series, green where it is 0 and red where it is 1."""
-    panel = _described(
-        statetimeline.Panel(), title, description, "none", (width, 9), [query.expr]
-    )
+    panel = _described(statetimeline.Panel(), title, description, "none", (width, 8))
     shown = {
         "0": models.ValueMappingResult(text="fine", color=OK, index=0),
         "1": models.ValueMappingResult(text="alert", color=BAD, index=1),
@@ -203,9 +197,8 @@ def values(
 
     ``links`` gives a column's cells an address.
     """
-    expressions = list(columns.values())
-    panel = _described(table.Panel(), title, description, unit, (width, 9), expressions)
-    for letter, expr in zip(ascii_uppercase, expressions, strict=False):
+    panel = _described(table.Panel(), title, description, unit, (width, 8))
+    for letter, expr in zip(ascii_uppercase, columns.values(), strict=False):
         target = _target(letter, Query(expr)).instant().format(PromQueryFormat.TABLE)
         panel.with_target(target)
     # with one query Grafana calls its column "Value", with more "Value #A", …
@@ -225,10 +218,6 @@ def values(
 
 
 # --- variables ----------------------------------------------------------------------------------
-
-
-def datasource_variable() -> dashboard.DatasourceVariable:
-    return dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")
 
 
 def variable(
@@ -253,26 +242,35 @@ def variable(
     )
 
 
-PROCESS_VARIABLES = (
-    ("job", "Job", CATALOGUE["build_info"].full_name, ".+"),
-    ("instance", "Instance", metric("build_info", 'job=~"$job"'), ".+"),
-)
-WINDOW_VARIABLES = (
-    *PROCESS_VARIABLES,
-    ("model", "Model", metric("reference_info", PROCESS), ".+"),
-    # a model may be configured without a version
-    ("version", "Version", metric("reference_info", f'{PROCESS},model=~"$model"'), ".*"),
-    ("window", "Window", metric("window_rows", MODEL), ".+"),
-)
+def process_variables() -> list[dashboard.QueryVariable]:
+    return [
+        variable("job", "Job", CATALOGUE["build_info"].full_name),
+        variable("instance", "Instance", metric("build_info", 'job=~"$job"')),
+    ]
+
+
+def window_variables() -> list[dashboard.QueryVariable]:
+    of_model = f'{PROCESS},model=~"$model"'
+    return [
+        *process_variables(),
+        variable("model", "Model", metric("reference_info", PROCESS)),
+        # a model may be configured without a version
+        variable("version", "Version", metric("reference_info", of_model), all_value=".*"),
+        variable("window", "Window", metric("window_rows", MODEL)),
+    ]
 
 
 # --- dashboards ---------------------------------------------------------------------------------
 
 
 def board(
-    uid: str, title: str, description: str, variables: tuple[tuple[str, str, str, str], ...]
+    uid: str,
+    title: str,
+    description: str,
+    variables: Iterable[dashboard.QueryVariable],
+    contents: Iterable[str | Builder[models.Panel]],
 ) -> dashboard.Dashboard:
-    """A dashboard without panels; (name, label, source, all value) a variable."""
+    """A dashboard of panels in reading order; a text begins a row with that title."""
     found = (
         dashboard.Dashboard(title)
         .uid(uid)
@@ -296,8 +294,15 @@ def board(
             .url(RUNBOOK)
             .target_blank(True)
         )
-        .with_variable(datasource_variable())
     )
-    for name, label, source, all_value in variables:
-        found.with_variable(variable(name, label, source, all_value=all_value))
+    found.with_variable(
+        dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")
+    )
+    for each in variables:
+        found.with_variable(each)
+    for part in contents:
+        if isinstance(part, str):
+            found.with_row(dashboard.Row(part))
+        else:
+            found.with_panel(part)
     return found

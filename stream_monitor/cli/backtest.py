@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from stream_monitor.backtest import OUTPUTS, backtest, write
-from stream_monitor.cli.common import Commands, command, config_option, messages, progress_bar
 from stream_monitor.checks import read_config
+from stream_monitor.cli.common import Commands, command, config_option, messages, progress_bar
 from stream_monitor.tables import expand
 from stream_monitor.watch import watch
 

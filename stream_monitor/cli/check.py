@@ -7,8 +7,8 @@ import argparse
 from rich.console import Console
 from rich.table import Table
 
-from stream_monitor.cli.common import Commands, command, config_option
 from stream_monitor.checks import read_config
+from stream_monitor.cli.common import Commands, command, config_option
 from stream_monitor.config.units import format_size
 from stream_monitor.watch import budgets, watch
 

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from stream_monitor.cells import Cells
-from stream_monitor.cli.common import Commands, command, config_option, messages, progress_bar
 from stream_monitor.checks import read_config
+from stream_monitor.cli.common import Commands, command, config_option, messages, progress_bar
 from stream_monitor.config.model import Config, ModelConfig
 from stream_monitor.config.units import format_size
 from stream_monitor.errors import ProfileError

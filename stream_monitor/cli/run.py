@@ -12,8 +12,8 @@ from types import FrameType
 import structlog
 
 from stream_monitor import logs
-from stream_monitor.cli.common import Commands, command, config_option
 from stream_monitor.checks import read_config
+from stream_monitor.cli.common import Commands, command, config_option
 from stream_monitor.config.model import Config, FilesSource, FollowSource, KafkaSource, StdinSource
 from stream_monitor.errors import ConfigError, Problem
 from stream_monitor.expose.http import Board, Server
