@@ -84,7 +84,11 @@ class Monitor:
         service = store.restore_service()
         if service is not None:
             self._pipeline.restore_service(service)
+        self._cached: dict[str, int] = {}
         for model in watched:
+            if (cache := store.restore_cache(model.key)) is not None:
+                model.judge.limits.load(cache)
+            self._cached[model.key] = model.judge.limits.size
             for window in windows:
                 self._views.add(store.history(model.name, model.version, window.name))
 
@@ -189,6 +193,11 @@ class Monitor:
             self._pipeline.service_state(),
             self._results,
             self._dead_letters,
+            {
+                m.key: m.judge.limits.dump()
+                for m in self._watched
+                if m.judge.limits.size != self._cached[m.key]
+            },
         )
         try:
             with self._timed("commit"):
@@ -200,6 +209,8 @@ class Monitor:
             log.error("commit failed, will be tried again", error=str(error))
             self._committed = time.monotonic()
             return
+        for key in checkpoint.caches:
+            self._cached[key] = next(m.judge.limits.size for m in self._watched if m.key == key)
         self._results, self._dead_letters = [], []
         self._dirty = False
         self._committed = time.monotonic()

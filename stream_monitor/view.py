@@ -78,13 +78,11 @@ class Views:
 
     def alerts(self) -> tuple[FiringAlert, ...]:
         """Values that the newest closed window of each model and window judged an alert."""
-        found = []
+        found: list[FiringAlert] = []
         for history in self._history.values():
             if history:
-                newest = history[-1]
-                for value in newest.values:
-                    if value.alert:
-                        found.append(_firing(newest, value, list(history)))
+                newest, past = history[-1], list(history)
+                found += [_firing(newest, v, past) for v in newest.values if v.alert]
         return tuple(found)
 
 

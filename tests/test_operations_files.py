@@ -14,6 +14,7 @@ import pytest
 from stream_monitor.checks import read_config
 from stream_monitor.cli import parser
 from stream_monitor.config.model import Config, KafkaSource
+from stream_monitor.demo.writer import LABELS_TOPIC, TOPIC
 from stream_monitor.expose.catalogue import CATALOGUE
 from tests.observability import (
     GRAFANA,
@@ -29,7 +30,7 @@ from tests.observability import (
 
 COMPOSE: dict[str, Any] = load(ROOT / "docker-compose.yml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-ONE_SHOT = {"topic", "reference"}
+ONE_SHOT = {"topics", "reference"}
 BOARDS = boards()
 PANELS = [
     pytest.param(panel, id=f"{name}-{panel['title']}")
@@ -44,7 +45,7 @@ UNITS = {"none", "short", "percentunit", "s", "bytes", "binBps", "cps", "dateTim
 
 def test_compose_has_the_whole_scene_and_no_obsolete_keys() -> None:
     assert set(SERVICES) == {
-        "kafka", "topic", "reference", "traffic", "monitor", "prometheus", "alertmanager",
+        "kafka", "topics", "reference", "traffic", "monitor", "prometheus", "alertmanager",
         "grafana",
     }  # fmt: skip
     assert "version" not in COMPOSE
@@ -149,10 +150,17 @@ def test_monitor_reads_the_topic_and_the_reference_that_are_made() -> None:
     config = _monitor()
     assert isinstance(config.source, KafkaSource)
     broker = config.source.bootstrap_servers
-    assert config.source.topics == [_option("topic", "--topic")]
-    assert config.source.partitions == int(_option("topic", "--partitions"))
-    assert broker == _option("topic", "--bootstrap-server")
+    (script,) = SERVICES["topics"]["command"]
+    made = re.search(r"^for topic in (.+); do$", script, re.M)
+    assert made
+    assert made[1].split() == [TOPIC, LABELS_TOPIC]
+    assert config.source.topics == [TOPIC]
+    assert f"--partitions {config.source.partitions} " in script
+    assert f"--bootstrap-server {broker} " in script
     assert broker == _option("traffic", "--bootstrap-servers")
+    # retention goes by record timestamps, and event time runs away from the clock
+    assert "message.timestamp.type=LogAppendTime" in script
+    assert config.mapping.arrival == "event_time"
     environment = SERVICES["kafka"]["environment"]
     assert environment["KAFKA_ADVERTISED_LISTENERS"] == f"PLAINTEXT://{broker}"
     assert f"PLAINTEXT://:{broker.partition(':')[2]}" in environment["KAFKA_LISTENERS"].split(",")

@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import msgspec
+import numpy as np
+
 from stream_monitor.alerts.calibration import Calibration, Null, sidak
 from stream_monitor.alerts.limits import NO_LIMIT, Limit
 from stream_monitor.alerts.rates import mean_limit, share_limit
@@ -35,6 +38,23 @@ class CalibratedLimits:
         for family in evaluator.families():
             sizes[family] = sizes.get(family, 0) + 1
         self._levels = {family: sidak(false_alarms, n) for family, n in sizes.items()}
+
+    def dump(self) -> bytes:
+        """Everything computed so far, so that a restart need not compute it again."""
+        arrays = self._calibration.arrays()
+        return msgspec.msgpack.encode({k: (a.shape, a.tobytes()) for k, a in arrays.items()})
+
+    def load(self, data: bytes) -> None:
+        """The inverse of :meth:`dump`, for the same reference and methods."""
+        stored = msgspec.msgpack.decode(data, type=dict[str, tuple[tuple[int, int], bytes]])
+        self._calibration.recall(
+            {k: np.frombuffer(raw).reshape(shape) for k, (shape, raw) in stored.items()}
+        )
+
+    @property
+    def size(self) -> int:
+        """How much :meth:`dump` would give, in grid points."""
+        return len(self._calibration.arrays())
 
     def of(self, measured: Sequence[Measured], vector: IntArray) -> list[Limit]:  # noqa: ARG002
         known: dict[str, tuple[float, dict[str, Null]]] = {}

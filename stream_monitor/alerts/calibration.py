@@ -203,6 +203,10 @@ class Calibration:
         """Everything computed so far, by a key that names column, rows and metrics."""
         return dict(self._arrays)
 
+    def recall(self, saved: Mapping[str, FloatArray]) -> None:
+        """Take what :meth:`arrays` gave for the same reference and methods."""
+        self._arrays |= saved
+
     @staticmethod
     def _around(rows: int, reference: int) -> tuple[int, int, float]:
         """The grid points around a number of rows, and where between them it lies, in [0, 1].

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from stream_monitor.alerts.limits import NO_LIMIT, Limit
+from stream_monitor.alerts.limits import NO_LIMIT, Limit, Stateless
 from stream_monitor.methods.evaluate import Evaluator, Measured
 from stream_monitor.reference.profile import Profile
 from stream_monitor.schema import IntArray
@@ -27,7 +27,7 @@ _CHI2_LEVEL = 0.05
 _UNBOUNDED = {"wasserstein", "psi", "rows_count"}
 
 
-class ChunkLimits:
+class ChunkLimits(Stateless):
     """Bounds from the reference's chunks."""
 
     def __init__(self, profile: Profile, evaluator: Evaluator) -> None:

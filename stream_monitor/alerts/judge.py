@@ -39,7 +39,7 @@ class Judge:
     ) -> None:
         self._min_rows = config.min_rows
         self._overrides = [o for o in config.overrides if o.model in (None, model)]
-        self._limits = limits_of(profile, evaluator, config)
+        self.limits = limits_of(profile, evaluator, config)
 
     def values(
         self, measured: Sequence[Measured], vector: IntArray, *, closed: bool
@@ -50,7 +50,7 @@ class Judge:
         but the configured constants.
         """
         enough = [m for m in measured if closed and m.rows >= self._min_rows]
-        limits = dict(zip(map(id, enough), self._limits.of(enough, vector), strict=True))
+        limits = dict(zip(map(id, enough), self.limits.of(enough, vector), strict=True))
         return tuple(
             self._value(m, limits.get(id(m), NO_LIMIT), judged=closed and m.rows >= self._min_rows)
             for m in measured

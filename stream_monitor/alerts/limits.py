@@ -30,7 +30,30 @@ class Limits(Protocol):
         """The limit of each value of a window with the counts ``vector``."""
 
 
-class NoLimits:
+    @property
+    def size(self) -> int:
+        """Grows with what :meth:`dump` would give."""
+
+    def dump(self) -> bytes:
+        """What was learned on the way and costs time to learn again."""
+
+    def load(self, data: bytes) -> None:
+        """Take back what :meth:`dump` gave."""
+
+
+class Stateless:
+    """The part of a rule that learns nothing on the way."""
+
+    size = 0
+
+    def dump(self) -> bytes:
+        return b""
+
+    def load(self, data: bytes) -> None:
+        """There is nothing to take back."""
+
+
+class NoLimits(Stateless):
     """No thresholds but those that the configuration overrides."""
 
     def of(self, measured: Sequence[Measured], vector: IntArray) -> list[Limit]:  # noqa: ARG002

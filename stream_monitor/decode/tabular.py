@@ -25,21 +25,26 @@ def observed(column: Any, *, text: bool) -> set[str]:
         return {_kind_of(v) for v in column.values if v is not None}
     if column.null_count == len(column):
         return set()
-    kind = column.type
-    if pa.types.is_boolean(kind):
+    if _is_text(column.type):
+        return {_written(pc.drop_null(column))} if text else {"text"}
+    if pa.types.is_boolean(column.type):
         return {"boolean"}
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return {"number"}
-    if not _is_text(kind):
-        return {"other"}
-    if not text:
-        return {"text"}
-    values = pc.drop_null(column)
+    return {"number" if _is_number(column.type) else "other"}
+
+
+def _written(values: Any) -> str:
+    """What a CSV's text stands for."""
     if not _parse(values)[1].any():
-        return {"number"}
+        return "number"
     lowered = pc.utf8_lower(values)
     boolean = pc.all(pc.is_in(lowered, pa.array(["true", "false"]))).as_py()
-    return {"boolean"} if boolean else {"text"}
+    return "boolean" if boolean else "text"
+
+
+def _is_number(kind: Any) -> bool:
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    )
 
 
 def _kind_of(value: object) -> str:
@@ -63,7 +68,7 @@ def numbers(column: Any, *, text: bool) -> tuple[FloatArray, BoolArray]:
         found = [v if _kind_of(v) == "number" else None for v in column.values]
         return np.array(found, dtype=np.float64), wrong
     kind, n = column.type, len(column)
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+    if _is_number(kind):
         floats = column.cast(pa.float64(), safe=False)
         return floats.to_numpy(zero_copy_only=False), np.zeros(n, dtype=np.bool_)
     if text and _is_text(kind):

@@ -53,10 +53,11 @@ def build_profile(
     ProfileError
         Where nothing usable is in the files, or a column cannot be used as configured.
     """
-    builder = _Builder(paths, config, Target(model, version, Schema(()), {}), progress)
+    target = Target(model, version, Schema(()), {})
+    builder = _Builder(paths, config, target, registry=registry, progress=progress)
     studies = builder.study()
     schema, cells = _decide(studies, config, registry)
-    counted = builder.count(schema, cells, registry, _chunk_rows(config, builder.rows))
+    counted = builder.count(schema, cells, _chunk_rows(config, builder.rows))
     return fingerprinted(
         Profile(
             model,
@@ -83,11 +84,18 @@ class _Counted:
 
 class _Builder:
     def __init__(
-        self, paths: list[Path], config: Config, target: Target, progress: Progress
+        self,
+        paths: list[Path],
+        config: Config,
+        target: Target,
+        *,
+        registry: Registry,
+        progress: Progress,
     ) -> None:
         self._paths = paths
         self._config = config
         self._target = target
+        self._registry = registry
         self._progress = progress
         self._mapping = config.mapping
         self.rows = 0
@@ -123,9 +131,7 @@ class _Builder:
         self._order = _order(np.concatenate(times))
         return studies
 
-    def count(
-        self, schema: Schema, cells: dict[str, Cells], registry: Registry, chunk_rows: int
-    ) -> _Counted:
+    def count(self, schema: Schema, cells: dict[str, Cells], chunk_rows: int) -> _Counted:
         """Second and third pass."""
         number = -(-self.rows // chunk_rows)
         if number > _MAX_CHUNKS:
@@ -139,7 +145,7 @@ class _Builder:
         sums = {c.name: np.zeros(cells[c.name].size) for c in schema.continuous}
         learners = {
             name: learner
-            for name, method in registry.row.items()
+            for name, method in self._registry.row.items()
             if self._config.methods.outliers
             and (learner := method.learner(schema, cells)) is not None
         }
@@ -158,21 +164,20 @@ class _Builder:
             for name, column in cells.items()
         }
         learned = {name: learner.finish() for name, learner in learners.items()}
-        derived, extra = self._score(schema, filled, registry, learned, chunk_rows, number)
+        derived, extra = self._score(schema, filled, learned, chunk_rows, number)
         return _Counted(filled | derived, chunk_rows, np.hstack([chunks, *extra]), learned)
 
     def _score(
         self,
         schema: Schema,
         cells: dict[str, Cells],
-        registry: Registry,
         learned: dict[str, Arrays],
         chunk_rows: int,
         number: int,
     ) -> tuple[dict[str, Cells], list[IntArray]]:
         """Third pass: cells of the derived columns and their part of each chunk's vector."""
         scorers = {
-            name: registry.row[name].load(schema, arrays) for name, arrays in learned.items()
+            name: self._registry.row[name].load(schema, arrays) for name, arrays in learned.items()
         }
         if not scorers:
             return {}, []

@@ -57,14 +57,15 @@ class PartitionState:
 class Checkpoint:
     """Everything that the records since the last commit caused. Committed as a whole or not at all.
 
-    ``service`` is what belongs to no partition (which windows were published, alert state), a JSON
-    object, always whole.
+    ``service`` is what belongs to no partition (which windows were published), a JSON object,
+    always whole. ``caches`` holds what could be computed again, by name, where it changed.
     """
 
     partitions: dict[str, PartitionState] = field(default_factory=dict)
     service: bytes = b"{}"
     results: list[WindowResult] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
+    caches: dict[str, bytes] = field(default_factory=dict)
 
 
 class Store(Protocol):
@@ -79,6 +80,9 @@ class Store(Protocol):
 
     def restore_service(self) -> bytes | None:
         """The ``service`` part of the last checkpoint, or None in a new store."""
+
+    def restore_cache(self, name: str) -> bytes | None:
+        """What was last committed as the cache of this name, or None."""
 
     def commit(self, checkpoint: Checkpoint) -> None:
         """Write the checkpoint, atomically and durably."""

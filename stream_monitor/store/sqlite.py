@@ -90,6 +90,8 @@ class SqliteStore:
                     [(name, *key.pane, key.chunk, data) for key, data in state.chunks.items()],
                 )
             self._put("service", checkpoint.service)
+            for name, data in checkpoint.caches.items():
+                self._put(f"cache/{name}", data)
             self._append(checkpoint.results)
             dropped = self._dropped + self._bury(checkpoint.dead_letters)
             if dropped != self._dropped:
@@ -145,6 +147,9 @@ class SqliteStore:
             db.executemany(
                 "DELETE FROM chunks WHERE partition=? AND model=? AND clock=? AND pane=?", panes
             )
+            caches = [key for (key,) in db.execute("SELECT key FROM meta")]
+            old = [k for k in caches if k.startswith("cache/") and k[len("cache/") :] not in keep]
+            db.executemany("DELETE FROM meta WHERE key = ?", [(key,) for key in old])
         return len(panes)
 
     # --- reading --------------------------------------------------------------------------------
@@ -170,6 +175,10 @@ class SqliteStore:
         service = self._meta("service")
         return service if isinstance(service, bytes) else None
 
+    def restore_cache(self, name: str) -> bytes | None:
+        cache = self._meta(f"cache/{name}")
+        return cache if isinstance(cache, bytes) else None
+
     def history(self, model: str, version: str, window: str) -> list[WindowResult]:
         query = f"{_NEWEST} AND (model, version, window) = (?, ?, ?) ORDER BY number DESC LIMIT ?"
         with self._errors():
@@ -191,7 +200,7 @@ class SqliteStore:
             if not filters["limit"].isdecimal():
                 raise ValueError(f"limit: {filters['limit']!r}: give a number of windows")
             newest = _NEWEST.replace("SELECT data FROM", "SELECT * FROM", 1) + clauses
-            query = "SELECT data FROM (" + newest + " ORDER BY ends DESC LIMIT ?)" + order
+            query = f"SELECT data FROM ({newest} ORDER BY ends DESC LIMIT ?){order}"  # noqa: S608
             values.append(int(filters["limit"]))
         else:
             query = _NEWEST + clauses + order

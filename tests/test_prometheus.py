@@ -1,0 +1,214 @@
+"""Kafka → the real service → a real Prometheus → a real Alertmanager → a webhook."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import orjson
+import pytest
+from kafka import KafkaProducer
+
+from tests import worlds
+from tests.kafka_broker import ExternalBroker, KafkaBroker, create_topic
+from tests.observability import alerts, boards, filled, panels, rules, selectors
+from tests.prometheus_server import Alertmanager, Prometheus, Webhook, fetch
+from tests.service import Service
+
+TOPIC = "loans-for-prometheus"
+BATCH, PAUSE = 60, 0.1  # records, seconds: ten minutes of event time each
+# what Grafana puts in for "All", and one feature
+ALL = dict.fromkeys(("job", "instance", "model", "window", "metric"), ".+")
+CHOSEN = ALL | {"version": ".*", "feature": "income", "__rate_interval": "10s"}
+
+
+def broken(line: bytes, number: int) -> bytes:
+    """One event in five with a missing, an unseen and a wrongly typed value; some are no JSON."""
+    if number % 50 == 0:
+        return b"{"
+    if number % 5:
+        return line
+    event = orjson.loads(line)
+    event["features"] |= {"income": None, "channel": "kiosk", "age": "forty"}
+    return orjson.dumps(event)
+
+
+def send(broker: str, stop: threading.Event) -> None:
+    """Events whose income has moved, at a steady pace, until stopped."""
+    producer = KafkaProducer(bootstrap_servers=broker)
+    lines = worlds.events(60_000, 5, shift=1.0)
+    for first in range(0, len(lines), BATCH):
+        for number in range(first, first + BATCH):
+            stamp = (worlds.START + 10 * number) * 1_000
+            producer.send(TOPIC, broken(lines[number], number), timestamp_ms=stamp)
+        producer.flush()
+        if stop.wait(PAUSE):
+            break
+    producer.close()
+
+
+@pytest.fixture(scope="module")
+def service(
+    kafka_broker: KafkaBroker | ExternalBroker,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
+    """The service on a topic into which drifting traffic flows."""
+    folder = tmp_path_factory.mktemp("service")
+    worlds.build(folder)
+    create_topic(kafka_broker, TOPIC, partitions=1)
+    source = {
+        "type": "kafka",
+        "bootstrap_servers": kafka_broker.bootstrap_servers,
+        "topics": [TOPIC],
+        "partitions": 1,
+    }
+    stop = threading.Event()
+    sender = threading.Thread(target=send, args=(kafka_broker.bootstrap_servers, stop))
+    with Service(folder, worlds.raw_config(source=source)) as running:
+        sender.start()
+        try:
+            yield running
+        finally:
+            stop.set()
+            sender.join()
+
+
+@pytest.fixture(scope="module")
+def monitor_url(service: Service) -> str:
+    return service.url
+
+
+@pytest.fixture(scope="module")
+def webhook() -> Iterator[Webhook]:
+    with Webhook() as listening:
+        yield listening
+
+
+@pytest.fixture(scope="module")
+def prometheus(
+    monitor_url: str, webhook: Webhook, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
+    folder = tmp_path_factory.mktemp("prometheus")
+    with (
+        Alertmanager(folder, webhook.url) as alertmanager,
+        Prometheus(folder, monitor_url, alertmanager.address) as server,
+    ):
+        yield server
+
+
+def test_promtool_finds_no_fault_with_the_metrics(monitor_url: str, prometheus: Prometheus) -> None:
+    prometheus.wait_for("a window", lambda: prometheus.query("stream_monitor_window_rows"))
+    done = subprocess.run(
+        ["promtool", "check", "metrics"],
+        input=fetch(f"{monitor_url}/metrics"),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_scrapes_succeed(prometheus: Prometheus) -> None:
+    (up,) = prometheus.wait_for("a scrape", lambda: prometheus.query('up{job="stream-monitor"}'))
+    assert up["value"][1] == "1"
+
+
+@pytest.mark.parametrize("name", boards())
+def test_no_panel_is_empty(prometheus: Prometheus, name: str) -> None:
+    for panel in panels(boards()[name]):
+        for target in panel["targets"]:
+            expr = filled(target["expr"], **CHOSEN)
+            prometheus.wait_for(f"{panel['title']}: {expr}", partial(prometheus.query, expr))
+
+
+@pytest.mark.parametrize("name", boards())
+def test_no_variable_is_empty(prometheus: Prometheus, name: str) -> None:
+    for variable in boards()[name]["templating"]["list"]:
+        found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable.get("query", ""))
+        if found:
+            expr = f"count by ({found[2]}) ({filled(found[1], **CHOSEN)})"
+            (first, *_) = prometheus.wait_for(expr, partial(prometheus.query, expr))
+            assert first["metric"][found[2]]
+
+
+def test_every_rule_is_evaluated_on_series_that_are_there(prometheus: Prometheus) -> None:
+    def evaluated() -> list[dict[str, Any]] | None:
+        found = prometheus.rules()
+        return found if all(rule["health"] != "unknown" for rule in found) else None
+
+    found = prometheus.wait_for("the rules", evaluated)
+    assert [r["name"] for r in found] == [r.get("alert") or r["record"] for r in rules()]
+    assert {r["name"]: r.get("lastError") for r in found if r["health"] != "ok"} == {}
+    for rule in rules():
+        for selector in selectors(rule["expr"]):
+            prometheus.wait_for(selector.name, partial(prometheus.query, selector.name))
+
+
+def test_only_alerts_that_are_true_fire(prometheus: Prometheus) -> None:
+    expr = 'count by (alertname) (ALERTS{alertstate=~"pending|firing"})'
+    wanted = {"StreamMonitorFeatureDrift", "StreamMonitorQuality"}
+
+    def seen() -> set[str]:
+        return {sample["metric"]["alertname"] for sample in prometheus.query(expr)}
+
+    prometheus.wait_for("the alerts", lambda: wanted <= seen())
+    # many values are missing, so the rows as a whole are unusual too
+    assert seen() - wanted <= {"StreamMonitorOutliers"}
+
+
+def test_alertmanager_delivers_value_threshold_rows_feature_and_runbook(
+    service: Service, prometheus: Prometheus, webhook: Webhook
+) -> None:
+    def delivered() -> dict[str, Any] | None:
+        named = webhook.alerts("StreamMonitorFeatureDrift")
+        return next((a for a in named if a["labels"]["feature"] == "income"), None)
+
+    alert = prometheus.wait_for("a notification", delivered)
+    labels, notes = alert["labels"], alert["annotations"]
+    assert labels["severity"] == "warning"
+    told = re.fullmatch(
+        r"Feature income of model loans 1, window hour: (\w+) is (\S+), "
+        r"its threshold (\S+), on (\d+) rows\.",
+        notes["description"],
+    )
+    assert told, notes["description"]
+    assert told[1] == labels["metric"]
+    windows = service.get(f"/api/v1/windows?feature=income&metric={labels['metric']}&state=closed")
+    judged = {
+        (f"{w['value']:.4g}", f"{w['upper_threshold']:.4g}", str(w["rows"]))
+        for w in windows["windows"]
+        if w["alert"]
+    }
+    assert told.groups()[1:] in judged
+    (rule,) = (r for r in alerts() if r["alert"] == "StreamMonitorFeatureDrift")
+    assert notes["runbook_url"] == rule["annotations"]["runbook_url"]
+    assert notes["summary"] == rule["annotations"]["summary"]
+    groups = [n["groupLabels"] for n in webhook.notifications]
+    assert {
+        "alertname": "StreamMonitorFeatureDrift",
+        "job": "stream-monitor",
+        "model": "loans",
+        "version": "1",
+        "window": "hour",
+    } in groups
+
+
+def test_quality_alerts_name_what_is_broken(prometheus: Prometheus, webhook: Webhook) -> None:
+    wanted = {
+        ("income", "missing_values"),
+        ("age", "wrong_type"),
+        ("channel", "unseen_values"),
+    }
+
+    def told() -> bool:
+        named = webhook.alerts("StreamMonitorQuality")
+        return wanted <= {(a["labels"]["feature"], a["labels"]["metric"]) for a in named}
+
+    assert prometheus.wait_for("the notifications", told)
+    for alert in webhook.alerts("StreamMonitorQuality"):
+        assert alert["annotations"]["description"].startswith(
+            f"Feature {alert['labels']['feature']}"
+        )
