@@ -49,6 +49,7 @@ def configuration(reference: str, source: dict[str, Any], port: int) -> dict[str
     return {
         "models": [{"name": MODEL, "version": VERSION, "reference": reference}],
         "source": source,
+        "mapping": {"arrival": "event_time"},
         "windows": [{"name": "day", "size": "1d"}],
         "http": {"port": port},
     }

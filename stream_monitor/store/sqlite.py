@@ -64,10 +64,14 @@ class SqliteStore:
         self._writing = threading.Lock()
         if path is not None:
             self._lock = _locked(path)
-        with self._errors():
-            self._writer = self._connect()
-            self._prepare()
-        dropped = self._meta("dead_letters_dropped")
+        self._writer = self._connect()
+        try:
+            with self._errors():
+                self._prepare()
+            dropped = self._meta("dead_letters_dropped")
+        except StoreError:
+            self.close()
+            raise
         self._dropped = int(str(dropped)) if dropped is not None else 0
 
     # --- writing --------------------------------------------------------------------------------
@@ -237,9 +241,10 @@ class SqliteStore:
 
     def _connect(self) -> sqlite3.Connection:
         name = "file::memory:" if self._path is None else str(self._path)
-        db = sqlite3.connect(name, isolation_level=None, check_same_thread=False, timeout=10.0)
-        db.execute("PRAGMA synchronous = FULL")
-        return db
+        with self._errors():
+            return sqlite3.connect(
+                name, isolation_level=None, check_same_thread=False, timeout=10.0
+            )
 
     def _reader(self) -> sqlite3.Connection:
         if self._path is None:
@@ -253,6 +258,7 @@ class SqliteStore:
 
     def _prepare(self) -> None:
         db = self._writer
+        db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA journal_mode = WAL")
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
         if not tables:

@@ -1,0 +1,178 @@
+"""The Kafka source on a real broker."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import defaultdict
+from typing import Any
+
+import pytest
+from kafka import KafkaProducer
+
+from stream_monitor.config import model
+from stream_monitor.errors import SourceError
+from stream_monitor.sources.base import Poll
+from stream_monitor.sources.kafka import KafkaSource
+from stream_monitor.sources.kafka_options import client_options, client_problems
+from tests.kafka_broker import ExternalBroker, KafkaBroker, create_topic
+
+Broker = KafkaBroker | ExternalBroker
+
+
+class Reader:
+    """Reads a source to its end, and remembers what came."""
+
+    def __init__(self, broker: Broker, topic: str, positions: dict[str, str] | None = None) -> None:
+        self.positions = dict(positions or {})
+        self.payloads: dict[str, list[bytes]] = defaultdict(list)
+        self.source = KafkaSource(
+            model.KafkaSource(
+                type="kafka",
+                bootstrap_servers=broker.bootstrap_servers,
+                topics=[topic],
+                group_id=f"group-{uuid.uuid4()}",
+            )
+        )
+        self.last = Poll()
+
+    def poll(self) -> Poll:
+        poll = self.last = self.source.poll(0.2)
+        for name in poll.assigned:
+            self.source.seek(name, self.positions.get(name))
+        for records in poll.records:
+            self.payloads[records.partition] += records.payloads
+            self.positions[records.partition] = records.position
+        return poll
+
+    def until_end(self, partitions: int) -> None:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if len(self.poll().at_end) == partitions and not self.last.records:
+                return
+        raise AssertionError(f"not at the end: {self.last}")
+
+
+def filled(broker: Broker, counts: list[int]) -> tuple[str, dict[str, list[bytes]]]:
+    topic = f"t-{uuid.uuid4()}"
+    create_topic(broker, topic, partitions=len(counts))
+    producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers)
+    sent: dict[str, list[bytes]] = {}
+    for partition, count in enumerate(counts):
+        sent[f"{topic}:{partition}"] = [b"%d-%d" % (partition, i) for i in range(count)]
+        for i, payload in enumerate(sent[f"{topic}:{partition}"]):
+            producer.send(
+                topic, payload, partition=partition, key=b"k", timestamp_ms=1_000 + i,
+                headers=[("h", b"v")],
+            )  # fmt: skip
+    producer.flush()
+    producer.close()
+    return topic, sent
+
+
+def test_every_record_comes_once_in_order_and_an_empty_partition_is_at_its_end(
+    kafka_broker: Broker,
+) -> None:
+    topic, sent = filled(kafka_broker, [500, 0, 300])
+    reader = Reader(kafka_broker, topic)
+    reader.until_end(3)
+    assert dict(reader.payloads) == {name: lines for name, lines in sent.items() if lines}
+    assert reader.last.lag == dict.fromkeys(sent, 0)
+    reader.source.close()
+
+
+def test_a_partition_with_unread_records_is_never_at_its_end(kafka_broker: Broker) -> None:
+    topic, sent = filled(kafka_broker, [200, 200])
+    reader = Reader(kafka_broker, topic)
+    while not reader.last.assigned:
+        reader.poll()
+    reader.source.pause(frozenset([f"{topic}:1"]))
+    for _ in range(15):
+        assert f"{topic}:1" not in reader.poll().at_end
+    assert reader.payloads.keys() == {f"{topic}:0"}
+    reader.source.pause(frozenset())
+    reader.until_end(2)
+    assert reader.payloads == sent
+    reader.source.close()
+
+
+@pytest.mark.parametrize("position", [0, 1, 137, 200])
+def test_reading_begins_at_the_position_that_was_kept(kafka_broker: Broker, position: int) -> None:
+    topic, sent = filled(kafka_broker, [200])
+    name = f"{topic}:0"
+    reader = Reader(kafka_broker, topic, {name: str(position)})
+    reader.until_end(1)
+    assert reader.payloads[name] == sent[name][position:]
+    reader.source.close()
+
+
+def test_records_carry_what_a_dead_letter_needs(kafka_broker: Broker) -> None:
+    topic, _ = filled(kafka_broker, [3])
+    reader = Reader(kafka_broker, topic)
+    found: list[Any] = []
+    while not found:
+        found += reader.poll().records
+    (records,) = found
+    assert list(records.keys) == [b"k"] * 3
+    assert list(records.headers) == [[("h", b"v")]] * 3
+    assert list(records.places) == [f"{topic}[0]@{i}" for i in range(3)]
+    assert records.timestamps.tolist() == [1_000_000, 1_001_000, 1_002_000]
+    assert records.position == "3"
+    reader.source.close()
+
+
+def test_two_readers_of_a_group_share_the_partitions(kafka_broker: Broker) -> None:
+    topic, sent = filled(kafka_broker, [50, 50, 50, 50])
+    one, two = Reader(kafka_broker, topic), Reader(kafka_broker, topic)
+    two.source = KafkaSource(one.source._config)  # noqa: SLF001 - the same group
+    owned: dict[int, set[str]] = {0: set(), 1: set()}
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline and (not owned[1] or owned[0] & owned[1]):
+        for i, reader in enumerate((one, two)):
+            poll = reader.poll()
+            owned[i] = (owned[i] - set(poll.revoked)) | set(poll.assigned)
+    assert owned[0] | owned[1] == set(sent)
+    assert not owned[0] & owned[1]
+    one.source.close()
+    two.source.close()
+
+
+def test_without_a_broker_it_waits_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    config = model.KafkaSource(
+        type="kafka", bootstrap_servers="127.0.0.1:1", topics=["t"],
+        client={"bootstrap_timeout_ms": 300},
+    )  # fmt: skip
+    source = KafkaSource(config)
+    assert source.poll(0.01) == Poll()
+    assert "no broker answers, trying again" in capsys.readouterr().out
+    source.close()
+
+
+def test_client_options_are_checked_and_translated(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    problems = client_problems(
+        {"enable_auto_commit": True, "sessoin_timeout_ms": 1, "sasl.password": "hush",
+         "security.protocol": "SSL"},
+    )  # fmt: skip
+    assert [(key, value) for key, value, _ in problems] == [
+        ("enable_auto_commit", True), ("sessoin_timeout_ms", 1),
+    ]  # fmt: skip
+    assert "did you mean session_timeout_ms?" in problems[1][2]
+    monkeypatch.setenv("KAFKA_PASSWORD", "hush")
+    (tmp_path / "key").write_text("hush too\n")
+    assert client_options(
+        {"sasl.username": "me", "sasl_plain_password_env": "KAFKA_PASSWORD",
+         "ssl_password_file": str(tmp_path / "key"), "ssl.ca.location": "ca.pem"}
+    ) == {
+        "sasl_plain_username": "me", "sasl_plain_password": "hush", "ssl_password": "hush too",
+        "ssl_cafile": "ca.pem",
+    }  # fmt: skip
+    with pytest.raises(SourceError, match="NOT_THERE is not set"):
+        client_options({"sasl_plain_password_env": "NOT_THERE"})
+
+
+def test_secrets_are_not_shown_in_problems() -> None:
+    assert all(
+        "hush" not in str(p) for p in client_problems({"group_id": "g", "ssl_password": "hush"})
+    )
