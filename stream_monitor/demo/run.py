@@ -91,7 +91,7 @@ def send_traffic(bootstrap_servers: str | None, *, seed: int, scenario: str) -> 
         raise StreamMonitorError("--traffic-only: name the broker with --bootstrap-servers")
     traffic = Traffic(seed, SCENARIOS[scenario], START + _ONSET_DAY * DAY)
     console.print(f"sending to topic {TOPIC} on {bootstrap_servers}, a day every 2 s")
-    Writer(traffic, KafkaSink(bootstrap_servers), _ENDLESS_SPEED, None).run()
+    Writer(traffic, KafkaSink(bootstrap_servers, TOPIC), _ENDLESS_SPEED, None).run()
     return 0
 
 
@@ -134,11 +134,12 @@ def run_demo(
     output.mkdir(parents=True)
     make_reference(output / "payments.ref", seed=seed)
     source: dict[str, Any] = {"type": "follow", "path": "events.jsonl"}
+    topic = f"{TOPIC}-{time.time_ns():x}"  # of its own, for this demo's days begin anew
     if bootstrap_servers:
-        source = {"type": "kafka", "bootstrap_servers": bootstrap_servers, "topics": [TOPIC]}
+        source = {"type": "kafka", "bootstrap_servers": bootstrap_servers, "topics": [topic]}
     config = configuration("payments.ref", source, _free(_PORT))
     (output / "monitor.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    sink = KafkaSink(bootstrap_servers) if bootstrap_servers else LogSink(output)
+    sink = KafkaSink(bootstrap_servers, topic) if bootstrap_servers else LogSink(output)
     writer = Writer(Traffic(seed, SCENARIOS[scenario], plan.onset), sink, plan.speed, plan.hours)
     with _Service(output) as service:
         console.print(_where(service.url, scenario, plan, output), highlight=False)

@@ -16,7 +16,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 from stream_monitor.demo.traffic import HOUR, START, Events, Traffic
 from stream_monitor.errors import SourceError
 
-TOPIC, LABELS_TOPIC = "payments", "payments-labels"
+TOPIC = "payments"
 _PARTITIONS = 4
 _SETTINGS = {"message.timestamp.type": "LogAppendTime"}
 _ROTATE_BYTES = 64 * 2**20
@@ -63,12 +63,13 @@ def _append(path: Path, lines: list[bytes]) -> None:
 class KafkaSink:
     """Two topics on LogAppendTime: accelerated event time runs ahead of the broker's clock."""
 
-    def __init__(self, bootstrap_servers: str) -> None:
+    def __init__(self, bootstrap_servers: str, topic: str) -> None:
+        self._topic, self._labels_topic = topic, f"{topic}-labels"
         try:
             admin = KafkaAdminClient(bootstrap_servers=bootstrap_servers)
-            for topic in (TOPIC, LABELS_TOPIC):
+            for name in (self._topic, self._labels_topic):
                 try:
-                    admin.create_topics([NewTopic(topic, _PARTITIONS, -1, topic_configs=_SETTINGS)])
+                    admin.create_topics([NewTopic(name, _PARTITIONS, -1, topic_configs=_SETTINGS)])
                 except TopicAlreadyExistsError:
                     continue
             admin.close()
@@ -81,12 +82,12 @@ class KafkaSink:
 
     def events(self, events: Events) -> None:
         for line in events.lines():
-            self._producer.send(TOPIC, line)
+            self._producer.send(self._topic, line)
         self._producer.flush()
 
     def labels(self, lines: list[bytes]) -> None:
         for line in lines:
-            self._producer.send(LABELS_TOPIC, line)
+            self._producer.send(self._labels_topic, line)
 
     def close(self) -> None:
         self._producer.close()

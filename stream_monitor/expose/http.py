@@ -83,6 +83,7 @@ class Server:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((self._host, self._port))
+            listener.listen()  # from now on a request waits instead of being refused
         except OSError as error:
             listener.close()
             raise StreamMonitorError(

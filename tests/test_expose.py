@@ -1,0 +1,254 @@
+"""Metrics, probes, the API and the status page, over HTTP and in a real browser."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from stream_monitor.errors import StreamMonitorError
+from stream_monitor.expose.catalogue import CATALOGUE
+from stream_monitor.expose.http import Board, Server
+from stream_monitor.expose.snapshot import (
+    FiringAlert,
+    ModelView,
+    ServiceView,
+    Snapshot,
+    WindowView,
+)
+from stream_monitor.store.base import Checkpoint, DeadLetter
+from stream_monitor.store.sqlite import SqliteStore
+from stream_monitor.values import COLUMNS, Value, WindowResult
+from stream_monitor.watch import watch
+from tests import worlds
+from tests.browser import chromium
+
+DAY = 86_400_000_000
+BEGIN = worlds.START * 1_000_000
+
+
+def window(index: int, score: float, *, closed: bool = True) -> WindowResult:
+    """A window in which ``income`` has this Jensen–Shannon distance."""
+    alert = score > 0.1 if closed else None
+    values = (
+        Value("", "statistics", "rows_count", 4_000.0),
+        Value("income", "drift", "jensen_shannon", score, 0.001, upper_threshold=0.1, alert=alert),
+        Value("age", "drift", "jensen_shannon", 0.02, 0.5, upper_threshold=0.1,
+              alert=False if closed else None),
+        Value("income", "quality", "missing_values", 0.02, lower_threshold=0.01,
+              upper_threshold=0.05, alert=False if closed else None),
+        Value("", "outliers", "outlier_share", 0.01, upper_threshold=0.02,
+              alert=False if closed else None),
+    )  # fmt: skip
+    start = BEGIN + index * DAY
+    return WindowResult("loans", "1", "", "day", index, start, start + DAY, 4_000, closed, values)
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    """Ten quiet windows, one with drift, one that fills; over a real reference."""
+    world = worlds.build(tmp_path_factory.mktemp("world"))
+    (model,), _ = watch(world.config(), "test")
+    history = tuple(window(i, 0.03 + 0.002 * (i % 3)) for i in range(10)) + (window(10, 0.25),)
+    counts = model.layout.split(model.profile.chunks[0])
+    view = WindowView(
+        "day", "1d", history[-1], counts, window(11, 0.2, closed=False), counts, history
+    )
+    service = ServiceView(
+        version="0.1.0", source="follow events.jsonl", ready=True,
+        heartbeat=time.time_ns() // 1_000, watermark=BEGIN + 11 * DAY, partitions=("p",),
+        records={"p": 44_000}, accepted={("loans", "1"): 44_000}, late={("loans", "1"): 3},
+        expired={("loans", "1"): 0}, rejected={"not_json": 2, "clock_skew": 0}, lag={"p": 7},
+    )  # fmt: skip
+    firing = FiringAlert(
+        "loans", "1", "", "day", "income", "drift", "jensen_shannon", 0.25, float("nan"), 0.1,
+        4_000, BEGIN + 11 * DAY, BEGIN + 11 * DAY,
+    )  # fmt: skip
+    cells = model.profile.cells
+    return Snapshot(service, (ModelView("loans", "1", "ab12", 4_000, cells, (view,)),), (firing,))
+
+
+class Site:
+    """A running server with its board and store."""
+
+    def __init__(self, max_series: int = 20_000) -> None:
+        self.board = Board()
+        self.store = SqliteStore(None, results_retention_windows=100, max_dead_letters=10)
+        self.server = Server(self.board, self.store, "127.0.0.1", 0, max_series)
+        self.url = f"http://127.0.0.1:{self.server.start()}"
+
+    def get(self, path: str, **headers: str) -> tuple[int, str, Any]:
+        request = urllib.request.Request(self.url + path, headers=headers)  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+                return answer.status, answer.read().decode(), answer.headers
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode(), error.headers
+
+    def close(self) -> None:
+        self.server.stop()
+        self.store.close()
+
+
+@pytest.fixture
+def site(snapshot: Snapshot) -> Iterator[Site]:
+    site = Site()
+    site.board.publish(snapshot)
+    site.store.commit(
+        Checkpoint(
+            results=list(snapshot.models[0].windows[0].history),
+            dead_letters=[DeadLetter("p", "p@5", "not_json", "cut off", b"\xff{", b"k")],
+        )
+    )
+    yield site
+    site.close()
+
+
+def samples(text: str) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
+    found: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
+    for family in text_string_to_metric_families(text):
+        for s in family.samples:
+            found.setdefault(s.name, {})[tuple(sorted(s.labels.items()))] = s.value
+    return found
+
+
+def test_every_metric_is_in_the_catalogue_and_promtool_finds_no_fault(site: Site) -> None:
+    with site.server.timer.step("decode"):
+        pass
+    status, text, _ = site.get("/metrics")
+    assert status == 200
+    names = {f.name for f in text_string_to_metric_families(text)}
+    ours = {n for n in names if n.startswith("stream_monitor_")}
+    assert ours == {m.full_name.removesuffix("_total") for m in CATALOGUE.values()}
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, text=True, capture_output=True, check=False
+    )
+    assert "stream_monitor_" not in done.stdout + done.stderr
+
+
+def test_the_metrics_are_those_of_the_newest_closed_window(site: Site) -> None:
+    found = samples(site.get("/metrics")[1])
+    labels = {"model": "loans", "version": "1", "segment": "", "window": "day"}
+    drift = tuple(sorted((labels | {"feature": "income", "metric": "jensen_shannon"}).items()))
+    assert found["stream_monitor_drift_score"][drift] == 0.25
+    assert found["stream_monitor_drift_threshold"][drift] == 0.1
+    assert found["stream_monitor_drift_alert"][drift] == 1
+    assert found["stream_monitor_live_drift_score"][drift] == 0.2
+    quality = tuple(sorted((labels | {"feature": "income", "metric": "missing_values"}).items()))
+    assert found["stream_monitor_quality_lower_threshold_ratio"][quality] == 0.01
+    assert quality not in found["stream_monitor_drift_score"]
+    assert found["stream_monitor_window_rows"][tuple(sorted(labels.items()))] == 4_000
+    rejected = found["stream_monitor_events_rejected_total"]
+    assert rejected == {(("reason", "not_json"),): 2, (("reason", "clock_skew"),): 0}
+
+
+def test_series_are_bounded_and_what_is_left_out_is_counted(snapshot: Snapshot) -> None:
+    site = Site(max_series=5)
+    site.board.publish(snapshot)
+    found = samples(site.get("/metrics")[1])
+    site.close()
+    assert found["stream_monitor_series"][()] == 5
+    assert found["stream_monitor_series_dropped"][()] > 5
+
+
+def test_health_follows_the_heartbeat_and_readiness_the_state(
+    site: Site, snapshot: Snapshot
+) -> None:
+    assert site.get("/-/healthy")[0] == site.get("/-/ready")[0] == 200
+    old = replace(snapshot.service, heartbeat=snapshot.service.heartbeat - 40_000_000, ready=False)
+    site.board.publish(replace(snapshot, service=old))
+    assert site.get("/-/healthy")[0] == site.get("/-/ready")[0] == 503
+
+
+def test_windows_have_the_columns_of_a_backtest_and_the_filling_one_is_not_judged(
+    site: Site,
+) -> None:
+    answer = json.loads(site.get("/api/v1/windows")[1])
+    assert answer["columns"] == list(COLUMNS)
+    assert answer["watermark"] == "2023-11-26T00:00:00Z"
+    assert len(answer["windows"]) == 12 * 5
+    closed = json.loads(
+        site.get("/api/v1/windows?state=closed&feature=income&metric=jensen_shannon")[1]
+    )
+    assert [r["alert"] for r in closed["windows"]] == [False] * 10 + [True]
+    filling = json.loads(site.get("/api/v1/windows?state=filling")[1])["windows"]
+    assert {r["alert"] for r in filling} == {None}
+    rows = list(csv.DictReader(io.StringIO(site.get("/api/v1/windows?format=csv")[1])))
+    assert len(rows) == 60
+    lines = site.get("/api/v1/windows?format=jsonl&limit=2&state=closed")[1].splitlines()
+    assert [json.loads(x)["window_index"] for x in lines] == [9] * 5 + [10] * 5
+
+
+@pytest.mark.parametrize(
+    "query", ["colour=red", "state=open", "format=xml", "since=soon", "limit=many"]
+)
+def test_a_wrong_question_gets_an_answer_that_helps(site: Site, query: str) -> None:
+    status, text, _ = site.get(f"/api/v1/windows?{query}")
+    assert status == 400
+    assert query.partition("=")[0] in json.loads(text)["error"]
+
+
+def test_dead_letters_and_alerts_are_shown(site: Site) -> None:
+    (letter,) = json.loads(site.get("/api/v1/dead-letters")[1])["dead_letters"]
+    assert (letter["place"], letter["reason"], letter["payload_base64"]) == (
+        "p@5",
+        "not_json",
+        "/3s=",
+    )
+    (alert,) = json.loads(site.get("/api/v1/alerts")[1])["alerts"]
+    assert (alert["feature"], alert["value"], alert["lower_threshold"]) == ("income", 0.25, None)
+
+
+def test_a_port_in_use_is_named(site: Site) -> None:
+    port = int(site.url.rpartition(":")[2])
+    other = Server(site.board, site.store, "127.0.0.1", port, 10)
+    with pytest.raises(StreamMonitorError, match=rf"http.port: 127.0.0.1:{port}: Address already"):
+        other.start()
+
+
+def test_the_page_shows_what_drifts_and_updates_itself(
+    site: Site, snapshot: Snapshot, tmp_path: Path
+) -> None:
+    (model,) = snapshot.models
+    (view,) = model.windows
+    quiet = replace(view, closed=view.history[9], history=view.history[:10])
+    before = replace(snapshot, models=(replace(model, windows=(quiet,)),), alerts=())
+    site.board.publish(before)
+    with chromium(tmp_path / "profile") as browser:
+        wait = WebDriverWait(browser, 20)
+        browser.get(site.url)
+        wait.until(lambda b: "Nothing" in b.find_element(By.ID, "alerts").text)
+        names = [
+            r.get_attribute("data-name")
+            for r in browser.find_elements(By.CSS_SELECTOR, "tr.feature")
+        ]
+        assert set(names) == {"age", "income", "ratio", "channel", "member", "prediction", "score"}
+        assert len(browser.find_elements(By.CSS_SELECTOR, "tr.feature svg rect.current")) > 50
+        site.board.publish(snapshot)  # no reload: the page fetches by itself
+        wait.until(lambda b: "income" in b.find_element(By.ID, "alerts").text)
+        first = browser.find_element(By.CSS_SELECTOR, "tr.feature")
+        assert first.get_attribute("data-name") == "income"
+        assert "drift" in first.text
+        first.click()
+        detail = wait.until(lambda b: b.find_element(By.CSS_SELECTOR, "tr.detail"))
+        assert "missing_values" in detail.text
+        assert "feature=income" in browser.current_url
+        browser.find_element(By.ID, "find").send_keys("chan")
+        wait.until(lambda b: len(b.find_elements(By.CSS_SELECTOR, "tr.feature")) == 1)
+        assert browser.get_log("browser") == []
+        site.server.stop()
+        wait.until(lambda b: b.find_element(By.ID, "offline").is_displayed())
