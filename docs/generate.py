@@ -86,27 +86,24 @@ def _type(field: FieldInfo) -> str:
         text = text.replace(long, short)
     if "parse_duration" in text:
         return "duration"
-    return {"str": "text", "int": "number", "float": "number", "bool": "true, false",
-            "Path": "path", "list[str]": "list of text"}.get(text.strip(), text.strip())  # fmt: skip
+    words = {"str": "text", "int": "number", "float": "number", "bool": "true, false",
+             "Path": "path", "list[str]": "list of text"}  # fmt: skip
+    return words.get(text.strip(), text.strip())
 
 
 def _default(field: FieldInfo) -> str:
     value: Any = field.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "required"
-    if value is None:
+    if value is None or isinstance(value, dict):
         return ""
-    if _type(field) == "duration":
-        return f"`{format_duration(value)}`"
-    if _type(field) == "size":
-        return f"`{format_size(value).replace(' ', '')}`"
     if value == "":
         return "empty"
     if isinstance(value, list):
         return ", ".join(f"`{v}`" for v in value)
-    if isinstance(value, dict):
-        return ""
-    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    write = {"duration": format_duration, "size": lambda n: format_size(n).replace(" ", "")}
+    shown = write.get(_type(field), lambda v: str(v).lower() if isinstance(v, bool) else str(v))
+    return f"`{shown(value)}`"
 
 
 def _section(title: str, section: type[BaseModel]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def shake(
         written = cut
         service.start()
         wanted = choose.randrange(max(0, cut - 300), cut)
-        service.wait_for("some events", lambda n=wanted: service.accepted() >= n)
+        service.wait_for("some events", partial(reached, service, wanted))
         time.sleep(choose.uniform(0, 0.1))
         service.kill()
     write(LINES[written:])
@@ -89,6 +90,10 @@ def test_a_followed_file_survives_twenty_kills(folder: Path, expected: Rows) -> 
     )
     with log.open("ab", buffering=0) as file:
         shake(folder, config, lambda lines: _append(file, lines), expected)
+
+
+def reached(service: Service, count: int) -> bool:
+    return service.accepted() >= count
 
 
 def _append(file: Any, lines: list[bytes]) -> None:

@@ -215,7 +215,9 @@ def test_a_mapping_finds_the_parts_elsewhere() -> None:
     )  # fmt: skip
     line = orjson.dumps(
         {
-            "meta": {"at": "2023-11-14T22:13:20.500+00:00", "logged": 1_700_000_060, "model": "loans"},
+            "meta": {
+                "at": "2023-11-14T22:13:20.500+00:00", "logged": 1_700_000_060, "model": "loans",
+            },
             "age": 33, "channel": "web", "income": 1.5, "member": True,
             "out": {"label": "1", "p": 0.25},
         }

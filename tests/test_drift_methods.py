@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from building import cells_of, counts_of, summary_of
+from tests.building import cells_of, counts_of, summary_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import euclidean, jensenshannon

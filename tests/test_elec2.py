@@ -67,9 +67,7 @@ def produce(folder: Path, broker: KafkaBroker) -> int:
     return len(rows)
 
 
-def test_four_partitions_give_the_backtests_windows(
-    world: Path, kafka_broker: KafkaBroker
-) -> None:
+def test_four_partitions_give_the_backtests_windows(world: Path, kafka_broker: KafkaBroker) -> None:
     (world / "monitor.yaml").write_text(yaml.safe_dump(config()))
     command(
         world, "reference", "build", "reference.parquet", "--config", "monitor.yaml",

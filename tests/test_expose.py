@@ -62,7 +62,7 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     """Ten quiet windows, one with drift, one that fills; over a real reference."""
     world = worlds.build(tmp_path_factory.mktemp("world"))
     (model,), _ = watch(world.config(), "test")
-    history = tuple(window(i, 0.03 + 0.002 * (i % 3)) for i in range(10)) + (window(10, 0.25),)
+    history = (*(window(i, 0.03 + 0.002 * (i % 3)) for i in range(10)), window(10, 0.25))
     counts = model.layout.split(model.profile.chunks[0])
     view = WindowView(
         "day", "1d", history[-1], counts, window(11, 0.2, closed=False), counts, history
@@ -70,7 +70,8 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     service = ServiceView(
         version="0.1.0", source="follow events.jsonl", ready=True,
         heartbeat=time.time_ns() // 1_000, watermark=BEGIN + 11 * DAY, partitions=("p",),
-        records={"p": 44_000}, bytes={"p": 9_000_000}, accepted={("loans", "1"): 44_000}, late={("loans", "1"): 3},
+        records={"p": 44_000}, bytes={"p": 9_000_000}, accepted={("loans", "1"): 44_000},
+        late={("loans", "1"): 3},
         expired={("loans", "1"): 0}, rejected={"not_json": 2, "clock_skew": 0}, lag={"p": 7},
     )  # fmt: skip
     firing = FiringAlert(
@@ -249,6 +250,6 @@ def test_the_page_shows_what_drifts_and_updates_itself(
         assert "feature=income" in browser.current_url
         browser.find_element(By.ID, "find").send_keys("chan")
         wait.until(lambda b: len(b.find_elements(By.CSS_SELECTOR, "tr.feature")) == 1)
-        assert browser.get_log("browser") == []
+        assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
         site.server.stop()
         wait.until(lambda b: b.find_element(By.ID, "offline").is_displayed())

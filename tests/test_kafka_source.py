@@ -124,7 +124,7 @@ def test_records_carry_what_a_dead_letter_needs(kafka_broker: Broker) -> None:
 def test_two_readers_of_a_group_share_the_partitions(kafka_broker: Broker) -> None:
     topic, sent = filled(kafka_broker, [50, 50, 50, 50])
     one, two = Reader(kafka_broker, topic), Reader(kafka_broker, topic)
-    two.source = KafkaSource(one.source._config)  # noqa: SLF001 - the same group
+    two.source = KafkaSource(one.source._config)
     owned: dict[int, set[str]] = {0: set(), 1: set()}
     deadline = time.monotonic() + 40
     while time.monotonic() < deadline and (not owned[1] or owned[0] & owned[1]):

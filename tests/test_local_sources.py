@@ -6,6 +6,8 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -76,7 +78,7 @@ def test_any_split_of_the_bytes_gives_every_line_with_its_offset(
     reader = Lines(BIG)
     found = []
     edges = [0, *sorted(c for c in cuts if c < len(data)), len(data)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         found += reader.feed(data[start:end])
     found += reader.finish()
     expected = [line.removesuffix(b"\r") for line in lines]
@@ -103,9 +105,8 @@ def test_files_are_read_in_name_order_and_resumed_at_any_record(tmp_path: Path) 
     (tmp_path / "a.txt").write_text("not mine\n")
     expected = [b"a.jsonl-%d" % i for i in range(7)] + [b"b.jsonl-%d" % i for i in range(5)]
     for every in (1, 2, 5, 100):
-        reader = Reader(
-            lambda every=every: FilesSource(str(tmp_path), max_record_size=BIG, max_records=every)
-        )
+        make = partial(FilesSource, str(tmp_path), max_record_size=BIG, max_records=every)
+        reader = Reader(make)
         for _ in range(20):
             reader.read()
             reader.restart()

@@ -14,7 +14,7 @@ import pytest
 from stream_monitor.checks import read_config
 from stream_monitor.cli import parser
 from stream_monitor.config.model import Config, KafkaSource
-from stream_monitor.demo.writer import LABELS_TOPIC, TOPIC
+from stream_monitor.demo.writer import TOPIC
 from stream_monitor.expose.catalogue import CATALOGUE
 from tests.observability import (
     GRAFANA,
@@ -153,7 +153,7 @@ def test_monitor_reads_the_topic_and_the_reference_that_are_made() -> None:
     (script,) = SERVICES["topics"]["command"]
     made = re.search(r"^for topic in (.+); do$", script, re.M)
     assert made
-    assert made[1].split() == [TOPIC, LABELS_TOPIC]
+    assert made[1].split() == [TOPIC, f"{TOPIC}-labels"]
     assert config.source.topics == [TOPIC]
     assert f"--partitions {config.source.partitions} " in script
     assert f"--bootstrap-server {broker} " in script

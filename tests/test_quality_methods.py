@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from building import cells_of, counts_of
+from tests.building import cells_of, counts_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats

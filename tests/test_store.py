@@ -154,13 +154,13 @@ def test_old_windows_and_dead_letters_make_room(tmp_path: Path) -> None:
 
 def test_a_full_disk_keeps_the_old_state_and_the_store_usable(store: SqliteStore) -> None:
     store.commit(Checkpoint({"p": PartitionState("1", b"", {})}))
-    (pages,) = store._writer.execute("PRAGMA page_count").fetchone()  # noqa: SLF001
-    store._writer.execute(f"PRAGMA max_page_count = {pages + 2}")  # noqa: SLF001
+    (pages,) = store._writer.execute("PRAGMA page_count").fetchone()
+    store._writer.execute(f"PRAGMA max_page_count = {pages + 2}")
     big = PartitionState("2", b"", {chunk(i): bytes(40_000) for i in range(5)})
     with pytest.raises(StoreError, match="free the disk"):
         store.commit(Checkpoint({"p": big}))
     assert store.restore_partition("p") == PartitionState("1", b"", {})
-    store._writer.execute("PRAGMA max_page_count = 100000")  # noqa: SLF001
+    store._writer.execute("PRAGMA max_page_count = 100000")
     store.commit(Checkpoint({"p": big}))
     assert store.restore_partition("p") == big
 

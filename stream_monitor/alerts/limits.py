@@ -29,7 +29,6 @@ class Limits(Protocol):
     def of(self, measured: Sequence[Measured], vector: IntArray) -> list[Limit]:
         """The limit of each value of a window with the counts ``vector``."""
 
-
     @property
     def size(self) -> int:
         """Grows with what :meth:`dump` would give."""

@@ -11,6 +11,8 @@ reference tells: :func:`weights` moves that much mass to where nothing was seen.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from scipy import stats
 
@@ -71,7 +73,7 @@ def _inner(counts: FloatArray, occupied: IntArray, edges: FloatArray) -> FloatAr
     found = counts.copy()
     width = np.concatenate([[np.inf], np.diff(edges), [np.inf]])
     value = np.concatenate([[False], edges[1:] == np.nextafter(edges[:-1], np.inf), [False]])
-    for left, right in zip(occupied[:-1], occupied[1:], strict=True):
+    for left, right in pairwise(occupied):
         if right - left == 1:
             continue
         empty = edges[right - 1] - edges[left]

@@ -46,9 +46,7 @@ def load_config(path: Path, checks: Sequence[Check] = ()) -> Config:
     return parse_config(raw, place=place, folder=path.resolve().parent, checks=checks)
 
 
-def parse_config(
-    raw: object, *, place: str, folder: Path, checks: Sequence[Check] = ()
-) -> Config:
+def parse_config(raw: object, *, place: str, folder: Path, checks: Sequence[Check] = ()) -> Config:
     """The configuration in what YAML gave; errors as :func:`load_config`."""
     if not isinstance(raw, dict):
         problem = Problem("(file)", raw, "write a mapping with at least `models` and `windows`")

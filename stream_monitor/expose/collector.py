@@ -183,5 +183,3 @@ def _value(page: _Page, names: _Names, labels: tuple[str, ...], value: Value) ->
     page.value(names.lower, labels, value.lower_threshold)
     page.value(names.p_value, labels, value.p_value)
     page.value(names.alert, labels, math.nan if value.alert is None else float(value.alert))
-
-

@@ -57,9 +57,7 @@ class Board:
 class Server:
     """Serves a board and a store. ``timer`` times the loop's steps."""
 
-    def __init__(
-        self, board: Board, store: Store, host: str, port: int, max_series: int
-    ) -> None:
+    def __init__(self, board: Board, store: Store, host: str, port: int, max_series: int) -> None:
         self._board = board
         self._store = store
         self._host, self._port = host, port

@@ -115,9 +115,7 @@ def _history(view: WindowView) -> dict[str, Any]:
     for result in view.history:
         for v in result.values:
             course = courses.setdefault(f"{v.feature}/{v.metric}", [])
-            course.append(
-                [result.index, _number(v.value), _number(v.upper_threshold), v.alert]
-            )
+            course.append([result.index, _number(v.value), _number(v.upper_threshold), v.alert])
     return {
         "ends": {str(r.index): rfc3339(r.end) for r in view.history},
         "courses": courses,
