@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tests.building import cells_of, counts_of, summary_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import euclidean, jensenshannon
@@ -23,6 +22,7 @@ from stream_monitor.errors import ProfileError
 from stream_monitor.methods import REGISTRY
 from stream_monitor.methods.binning import bins_of, doane_edges, fine_edges
 from stream_monitor.schema import FloatArray, Kind
+from tests.building import cells_of, counts_of, summary_of
 
 CONTINUOUS = [m for m, d in REGISTRY.drift.items() if Kind.CONTINUOUS in d.kinds]
 CATEGORICAL = [m for m, d in REGISTRY.drift.items() if Kind.CATEGORICAL in d.kinds]

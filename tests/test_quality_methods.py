@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tests.building import cells_of, counts_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -18,6 +17,7 @@ from stream_monitor.cells import Cells
 from stream_monitor.methods import REGISTRY
 from stream_monitor.schema import FloatArray, Kind, Role
 from stream_monitor.values import QUALITY
+from tests.building import cells_of, counts_of
 
 METRICS = ["missing_values", "wrong_type", "unseen_values", "numerical_range"]
 
