@@ -24,17 +24,16 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP) ## a model's traffic with drift setting in: DURATION=60 SEED=1 SCENARIO=none|drift|quality
 	$(BIN)/stream-monitor demo --seed $(SEED) --scenario $(SCENARIO) $(if $(DURATION),--duration $(DURATION))
 
-test: $(STAMP) ## all tests and checks: needs java, mvn and the packages that it names if missing
+test: $(STAMP) ## all tests and checks; names the system packages that are missing
 	@$(BIN)/python tests/needs.py
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	@$(MAKE) --no-print-directory lint
 	$(BIN)/pytest $(TESTS)
 
 lint: $(STAMP) ## style and types only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=grafana $(BIN)/mypy grafana/generate.py docs/generate.py
 
 lock: ## resolve requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \

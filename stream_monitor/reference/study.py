@@ -86,7 +86,10 @@ class NumberStudy:
         if not self._n:
             nan, none = float("nan"), np.empty(0)
             return Summary(0, nan, nan, nan, nan, nan, 0, 0, none, none)
-        std = (self._m2 / self._n) ** 0.5
+        # rounding of the mean must not make a constant column vary
+        constant = self._minimum == self._maximum
+        mean = self._minimum if constant else self._mean
+        std = 0.0 if constant else (self._m2 / self._n) ** 0.5
         skewness = self._m3 / self._n / std**3 if std**3 > 0 else 0.0
         sample = np.sort(self._sample)
         # the extremes belong to it although the sample may have missed them
@@ -98,7 +101,7 @@ class NumberStudy:
             self._n,
             self._minimum,
             self._maximum,
-            self._mean,
+            mean,
             std,
             skewness,
             self._minimum_count,
