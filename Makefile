@@ -33,7 +33,8 @@ lint: $(STAMP) ## style and types only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=grafana $(BIN)/mypy grafana/generate.py docs/generate.py
+	$(BIN)/mypy docs/generate.py
+	MYPYPATH=grafana $(BIN)/mypy grafana/generate.py
 
 lock: ## resolve requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \

@@ -159,7 +159,8 @@ def _window(page: _Page, view: WindowView) -> None:
     if (closed := view.closed) is not None:
         labels = _labels(closed)
         page.value("window_rows", labels, closed.rows)
-        page.value("window_end_timestamp_seconds", labels, closed.end / _MICROSECONDS)
+        end = closed.end / _MICROSECONDS if closed.end > 0 else math.nan  # rows without times
+        page.value("window_end_timestamp_seconds", labels, end)
         page.value("window_revision", labels, closed.revision)
         for value in closed.values:
             if (names := _FAMILIES.get(value.family)) is not None:

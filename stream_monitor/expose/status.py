@@ -3,120 +3,273 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from stream_monitor.cells import Cells
 from stream_monitor.expose.histograms import bars
 from stream_monitor.expose.snapshot import FiringAlert, ModelView, ServiceView, Snapshot, WindowView
-from stream_monitor.schema import Role
-from stream_monitor.values import Value, WindowResult, rfc3339
+from stream_monitor.schema import IntArray, Role
+from stream_monitor.values import DRIFT, STATISTICS, Value, WindowResult, rfc3339
+
+_MOST = 1e6  # a ratio for people; beyond, the threshold is as good as 0
+
+ByName = Mapping[str, Mapping[str, Value]]  # feature, metric
 
 
-def status(snapshot: Snapshot) -> dict[str, Any]:
-    """The whole page."""
+class SelectionError(ValueError):
+    """The selection names what is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which part is wanted in full; None stands for the first there is, of ``feature`` for none."""
+
+    model: str | None = None
+    version: str | None = None
+    window: str | None = None
+    metric: str | None = None
+    feature: str | None = None
+
+
+def status(snapshot: Snapshot, selection: Selection, now: int) -> dict[str, Any]:
+    """Service, alerts and which models there are; one window of one model in full.
+
+    Parameters
+    ----------
+    now
+        Microseconds since the epoch, for the age of the loop's heartbeat.
+
+    Raises
+    ------
+    SelectionError
+        Where the selection names what is not there.
+    """
     return {
-        "service": service(snapshot.service),
+        "service": _service(snapshot.service, now),
         "alerts": [alert(a) for a in snapshot.alerts],
-        "models": [_model(m) for m in snapshot.models],
-    }
-
-
-def service(view: ServiceView) -> dict[str, Any]:
-    """The state of the process."""
-    return {
-        "version": view.version,
-        "source": view.source,
-        "ready": view.ready,
-        "finished": view.finished,
-        "single_instance": view.single_instance,
-        "watermark": rfc3339(view.watermark) if view.watermark else None,
-        "last_record": rfc3339(view.last_record) if view.last_record else None,
-        "last_commit": rfc3339(view.last_commit) if view.last_commit else None,
-        "accepted": sum(view.accepted.values()),
-        "late": sum(view.late.values()),
-        "expired": sum(view.expired.values()),
-        "rejected": {reason: n for reason, n in view.rejected.items() if n},
-        "lag": sum(view.lag.values()),
-        "partitions": len(view.partitions),
-        "state_bytes": view.state_bytes,
-        "memory_limit": view.memory_limit,
-        "commit_failures": view.commit_failures,
+        "models": [
+            {"name": m.name, "version": m.version, "windows": [w.name for w in m.windows]}
+            for m in snapshot.models
+        ],
+        "view": _view(snapshot, selection),
     }
 
 
 def alert(firing: FiringAlert) -> dict[str, Any]:
     """A firing alert; numbers that do not apply are null."""
     found = {k: _number(v) if isinstance(v, float) else v for k, v in asdict(firing).items()}
-    return found | {"since": rfc3339(firing.since), "window_end": rfc3339(firing.window_end)}
+    return found | {
+        "ratio": ratio(firing.value, firing.lower_threshold, firing.upper_threshold),
+        "since": _time(firing.since),
+        "window_end": _time(firing.window_end),
+    }
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def ratio(value: float, lower: float, upper: float) -> float:
+    """How far a value has gone to a threshold: value / upper or lower / value, the greater.
+
+    1 is at the threshold, above is beyond it; at most 10⁶; 0 without a value or thresholds.
+    """
+    if math.isnan(value):
+        return 0.0
+    found = 0.0
+    if not math.isnan(upper) and value > 0:
+        found = value / upper if upper > 0 else _MOST
+    if not math.isnan(lower) and lower > 0:
+        found = max(found, lower / value if value > 0 else _MOST)
+    return min(found, _MOST)
 
 
-def _model(model: ModelView) -> dict[str, Any]:
+def _service(view: ServiceView, now: int) -> dict[str, Any]:
     return {
-        "name": model.name,
+        "version": view.version,
+        "source": view.source,
+        "ready": view.ready,
+        "finished": view.finished,
+        "single_instance": view.single_instance,
+        "heartbeat_age_seconds": (now - view.heartbeat) / 1e6,
+        "watermark": _time(view.watermark),
+        "last_record": _time(view.last_record),
+        "last_commit": _time(view.last_commit),
+        "accepted": sum(view.accepted.values()),
+        "late": sum(view.late.values()),
+        "expired": sum(view.expired.values()),
+        "rejected": {reason: n for reason, n in view.rejected.items() if n},
+        "lag": sum(view.lag.values()) if view.lag else None,
+        "partitions": len(view.partitions),
+        "state_bytes": view.state_bytes,
+        "memory_limit": view.memory_limit,
+        "commit_failures": view.commit_failures,
+        "dead_letters_dropped": view.dead_letters_dropped,
+    }
+
+
+def _view(snapshot: Snapshot, selection: Selection) -> dict[str, Any]:
+    model = _selected_model(snapshot, selection)
+    view = _chosen("window", selection.window, {w.name: w for w in model.windows})
+    newest = view.closed or view.filling
+    names = [v.metric for v in newest.values if v.family == DRIFT] if newest else []
+    metrics = list(dict.fromkeys(names))
+    metric = _chosen("metric", selection.metric, {m: m for m in metrics}) if metrics else None
+    shown = _Shown.of(view)
+    features = [
+        _feature(cells, view, metric, shown)
+        for cells in model.cells.values()
+        if cells.column.role is not Role.DERIVED
+    ]
+    features.sort(key=lambda f: (not f["alert"], -f["ratio"], f["name"]))
+    if selection.feature is not None and selection.feature not in model.cells:
+        raise SelectionError(f"feature: {selection.feature!r}: the model has no such column")
+    return {
+        "model": model.name,
         "version": model.version,
         "reference_rows": model.reference_rows,
-        "windows": [_window(model, w) for w in model.windows],
-    }
-
-
-def _window(model: ModelView, view: WindowView) -> dict[str, Any]:
-    counts = view.closed_counts or view.filling_counts
-    features = {}
-    for name, cells in model.cells.items():
-        if cells.column.role is not Role.DERIVED:
-            features[name] = {
-                "kind": cells.column.kind,
-                "role": cells.column.role,
-                "histogram": bars(cells, counts.get(name)),
-            }
-    return {
-        "name": view.name,
+        "window": view.name,
         "length": view.length,
-        "closed": _result(view.closed),
-        "filling": _result(view.filling),
+        "metric": metric,
+        "metrics": metrics,
+        "closed": _span(view.closed),
+        "filling": _span(view.filling),
+        "history": [_span(result) for result in view.history],
+        "whole": shown.courses(""),
         "features": features,
-        "history": _history(view),
+        "detail": None
+        if selection.feature is None
+        else {"name": selection.feature, "values": shown.courses(selection.feature)},
     }
 
 
-def _result(result: WindowResult | None) -> dict[str, Any] | None:
-    if result is None:
-        return None
+def _selected_model(snapshot: Snapshot, selection: Selection) -> ModelView:
+    for model in snapshot.models:
+        if selection.model in (None, model.name) and selection.version in (None, model.version):
+            return model
+    there = ", ".join(f"{m.name} {m.version}".strip() for m in snapshot.models)
+    raise SelectionError(
+        f"model, version: {selection.model!r}, {selection.version!r}: there are {there}"
+    )
+
+
+def _chosen(what: str, name: str | None, table: dict[str, Any]) -> Any:
+    if name is None:
+        return next(iter(table.values()))
+    if name not in table:
+        raise SelectionError(f"{what}: {name!r}: there are {', '.join(table)}")
+    return table[name]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """The values of a window name: newest (closed, or filling before one closed), live, past."""
+
+    newest: ByName
+    filling: ByName
+    history: list[ByName]
+
+    @classmethod
+    def of(cls, view: WindowView) -> _Shown:
+        filling = _by_name(view.filling)
+        newest = _by_name(view.closed) or filling
+        return cls(newest, filling, [_by_name(result) for result in view.history])
+
+    def values(self, feature: str) -> list[tuple[Value, dict[str, Any]]]:
+        """Each value of a feature with its JSON."""
+        return [
+            (v, _value(v, self.filling.get(feature, {}).get(metric)))
+            for metric, v in self.newest.get(feature, {}).items()
+        ]
+
+    def courses(self, feature: str) -> list[dict[str, Any]]:
+        """The values of a feature, each with its course."""
+        return [
+            found | {"course": self.course(feature, v.metric)}
+            for v, found in self.values(feature)
+            if v.family != STATISTICS
+        ]
+
+    def course(self, feature: str, metric: str) -> list[list[Any] | None]:
+        """[value, lower, upper, alert] a past window, to four digits; None where it has none."""
+        course: list[list[Any] | None] = []
+        for values in self.history:
+            v = values.get(feature, {}).get(metric)
+            bounds = () if v is None else (v.value, v.lower_threshold, v.upper_threshold)
+            course.append(None if v is None else [*map(_short, bounds), v.alert])
+        return course
+
+
+def _by_name(result: WindowResult | None) -> ByName:
+    found: dict[str, dict[str, Value]] = {}
+    for value in result.values if result else ():
+        found.setdefault(value.feature, {})[value.metric] = value
+    return found
+
+
+def _feature(cells: Cells, view: WindowView, metric: str | None, shown: _Shown) -> dict[str, Any]:
+    name = cells.column.name
+    counts = {"closed": view.closed_counts, "filling": view.filling_counts}
+    windows = {k: table[name] for k, table in counts.items() if name in table}
+    own = shown.values(name)
     return {
-        "index": result.index,
-        "start": rfc3339(result.start),
-        "end": rfc3339(result.end),
-        "rows": result.rows,
-        "revision": result.revision,
-        "values": [_value(v) for v in result.values],
+        "name": name,
+        "kind": cells.column.kind,
+        "role": cells.column.role,
+        "alert": any(v.alert for v, _ in own),
+        "judged": any(v.alert is not None for v, _ in own),
+        "ratio": max((_ratio(v) for v, _ in own if v.metric == metric or v.alert), default=0.0),
+        "values": [found for _, found in own],
+        "course": [] if metric is None else shown.course(name, metric),
+        "histogram": bars(cells, windows),
+        "lost": {k: _lost(cells, c) for k, c in windows.items()},
     }
 
 
-def _value(value: Value) -> dict[str, Any]:
+def _lost(cells: Cells, counts: IntArray) -> dict[str, float]:
+    """Shares of the rows without a value; 0 in a window without rows."""
+    rows = max(int(counts.sum()), 1)
     return {
-        "feature": value.feature,
+        "missing": int(counts[cells.missing]) / rows,
+        "wrong_type": int(counts[cells.wrong_type]) / rows,
+    }
+
+
+def _value(value: Value, live: Value | None) -> dict[str, Any]:
+    return {
         "family": value.family,
         "metric": value.metric,
         "value": _number(value.value),
         "p_value": _number(value.p_value),
         "lower": _number(value.lower_threshold),
         "upper": _number(value.upper_threshold),
+        "ratio": _ratio(value),
         "alert": value.alert,
+        "live": None if live is None else _number(live.value),
     }
 
 
-def _history(view: WindowView) -> dict[str, Any]:
-    """The course of each value over the last closed windows, by ``feature/metric``."""
-    courses: dict[str, list[list[Any]]] = {}
-    for result in view.history:
-        for v in result.values:
-            course = courses.setdefault(f"{v.feature}/{v.metric}", [])
-            course.append([result.index, _number(v.value), _number(v.upper_threshold), v.alert])
+def _span(result: WindowResult | None) -> dict[str, Any] | None:
+    if result is None:
+        return None
     return {
-        "ends": {str(r.index): rfc3339(r.end) for r in view.history},
-        "courses": courses,
+        "index": result.index,
+        "start": _time(result.start),
+        "end": _time(result.end),
+        "rows": result.rows,
+        "revision": result.revision,
     }
+
+
+def _ratio(value: Value) -> float:
+    return ratio(value.value, value.lower_threshold, value.upper_threshold)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _short(value: float) -> float | None:
+    return None if math.isnan(value) else float(f"{value:.4g}")
+
+
+def _time(microseconds: int) -> str | None:
+    return rfc3339(microseconds) if microseconds > 0 else None

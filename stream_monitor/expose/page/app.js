@@ -1,251 +1,229 @@
-"use strict";
-// Fetches /api/v1/status every two seconds and draws it. No library, nothing from elsewhere.
+// Fetches /api/v1/status every two seconds and draws it. The selection stands in the address.
+
+import { course, gauge, histogram } from "./charts.js";
+import { at, count, html, number, percent, put, putOptions, putRows, time } from "./dom.js";
 
 const PERIOD = 2000;
-const at = (id) => document.getElementById(id);
-const escape = (text) =>
-  String(text).replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
-const chosen = new URLSearchParams(location.hash.slice(1));
+const SELECTION = ["model", "version", "window", "metric", "feature"];
+const STALLED_SECONDS = 30;
+let answered = null; // when the service answered last
 let status = null;
-let drawn = {};
+let asked = 0;
+let next = 0;
 
-function number(x) {
-  if (x === null || x === undefined) return "–";
-  if (x !== 0 && (Math.abs(x) < 1e-3 || Math.abs(x) >= 1e6)) return x.toExponential(1);
-  return Number(x.toPrecision(3)).toString();
-}
-const percent = (x) => (x === 0 ? "0" : `${number(100 * x)} %`);
-const count = (x) => x.toLocaleString("en");
-const time = (text) => (text ? text.replace("T", " ").replace(/(:\d\d)?(\.\d+)?Z$/, "") : "–");
+const selection = () => new URLSearchParams(location.hash.slice(1));
+const label = (m) => `${m.name} ${m.version}`.trim();
 
-// Only touches the document where something changed, so nothing flickers and selections stay.
-function put(id, html) {
-  if (drawn[id] !== html) {
-    at(id).innerHTML = html;
-    drawn[id] = html;
+function select(changes) {
+  const chosen = selection();
+  for (const [key, value] of Object.entries(changes)) {
+    if (value) chosen.set(key, value);
+    else chosen.delete(key);
   }
-}
-
-function options(id, names, selected) {
-  put(id, names.map((n) =>
-    `<option value="${escape(n)}"${n === selected ? " selected" : ""}>${escape(n)}</option>`).join(""));
-  at(id).value = selected;
-}
-
-function keep(key, value) {
-  chosen.set(key, value);
   history.replaceState(null, "", `#${chosen}`);
-  draw();
+  refresh();
 }
 
-function pick(key, names, fallback) {
-  const wish = chosen.get(key);
-  return names.includes(wish) ? wish : names.includes(fallback) ? fallback : names[0];
+// --- the service -------------------------------------------------------------------------------
+
+function state(s) {
+  if (s.heartbeat_age_seconds > STALLED_SECONDS) return [`stalled for ${number(s.heartbeat_age_seconds)} s`, "bad"];
+  if (!s.ready) return ["starting", "bad"];
+  return [s.finished ? "input read to its end" : "reading", "good"];
 }
 
-function serviceLine(s) {
-  const rejected = Object.entries(s.rejected);
-  const total = rejected.reduce((sum, [, n]) => sum + n, 0);
+function drawService(s) {
+  const reasons = Object.entries(s.rejected);
+  const rejected = reasons.reduce((sum, [, n]) => sum + n, 0);
+  const [word, kind] = state(s);
   const parts = [
-    ["state", s.ready ? (s.finished ? "input read to its end" : "reading") : "starting", !s.ready],
+    ["state", word, kind],
     ["watermark", time(s.watermark)],
-    ["events", count(s.accepted)],
-    ["late", count(s.late + s.expired), s.late + s.expired > 0],
-    ["rejected", rejected.length
-      ? `${count(total)} (${rejected.map(([r, n]) => `${r} ${count(n)}`).join(", ")})` : "0", total > 0],
-    ["unread", `${count(s.lag)} in ${s.partitions} partition${s.partitions === 1 ? "" : "s"}`],
-    ["commit failures", count(s.commit_failures), s.commit_failures > 0],
+    ["events counted", count(s.accepted)],
+    ["too late", count(s.late + s.expired), s.late + s.expired > 0 && "warn"],
+    ["rejected", rejected ? `${count(rejected)} (${reasons.map(([r, n]) => `${r} ${count(n)}`).join(", ")})` : "0", rejected > 0 && "warn"],
+    ["not read yet", s.lag === null ? "unknown" : count(s.lag)],
+    ["last commit", time(s.last_commit)],
+    ["memory", s.memory_limit ? percent(s.state_bytes / s.memory_limit) : "–"],
     ["sees", s.single_instance ? "this instance only" : "the whole group"],
   ];
-  put("source", `${escape(s.source)} · version ${escape(s.version)}`);
-  put("service", parts.map(([name, value, bad]) =>
-    `<div><dt>${name}</dt><dd${bad ? ' class="bad"' : ""}>${escape(value)}</dd></div>`).join(""));
+  if (s.commit_failures) parts.push(["failed commits", count(s.commit_failures), "bad"]);
+  put(at("source"), html`${s.source} · version ${s.version}`);
+  put(at("service"), parts.map(([name, value, mark]) =>
+    html`<div><dt>${name}</dt><dd class="${mark || ""}">${value}</dd></div>`));
 }
 
-function alertTable(alerts) {
+function drawAlerts(alerts, several) {
+  document.title = alerts.length ? `(${alerts.length}) stream_monitor` : "stream_monitor";
   if (!alerts.length) {
-    put("alerts", '<p class="quiet">Nothing: the newest closed windows are as the reference.</p>');
+    put(at("alerts"), html`<p class="quiet">✓ Nothing is firing.</p>`);
     return;
   }
-  const groups = new Map();
-  for (const a of alerts) {
-    const key = [a.model, a.version, a.window, a.feature].join("/");
-    groups.set(key, [...(groups.get(key) || []), a]);
-  }
-  const beyond = (a) => (a.upper_threshold && a.value > a.upper_threshold ? a.value / a.upper_threshold : 1);
-  const sorted = [...groups.values()].map((g) => g.sort((a, b) => beyond(b) - beyond(a)));
-  sorted.sort((a, b) => beyond(b[0]) - beyond(a[0]));
-  const rows = sorted.map(([a, ...others]) => `<tr>
-    <td class="bad"><strong>${escape(a.feature || "whole row")}</strong></td>
-    <td>${escape(a.metric)} <strong>${number(a.value)}</strong></td>
-    <td class="number">${a.lower_threshold === null ? "" : `${number(a.lower_threshold)} … `}${number(a.upper_threshold)}</td>
-    <td class="kind">${others.map((o) => escape(o.metric)).join(", ")}</td>
-    <td class="number">${count(a.rows)}</td><td>${escape(a.model)} ${escape(a.version)}</td>
-    <td>${escape(a.window)} to ${time(a.window_end)}</td><td>${time(a.since)}</td></tr>`);
-  put("alerts", `<table><thead><tr><th>feature</th><th>furthest beyond</th>
-    <th class="number">threshold</th><th>also</th><th class="number">rows</th><th>model</th>
-    <th>window</th><th>since</th></tr></thead><tbody>${rows.join("")}</tbody></table>`);
+  const groups = Object.values(Object.groupBy(alerts, (a) =>
+    JSON.stringify([a.model, a.version, a.window, a.feature])));
+  for (const group of groups) group.sort((a, b) => b.ratio - a.ratio);
+  groups.sort(([a], [b]) => b.ratio - a.ratio);
+  put(at("alerts"), html`<table class="firing"><thead><tr><th scope="col">feature</th><th scope="col">furthest value</th>
+    <th scope="col" class="number">value</th><th scope="col" class="number">threshold</th>
+    <th scope="col" class="number">× threshold</th><th scope="col">firing too</th><th scope="col" class="number">rows</th>
+    <th scope="col">window</th><th scope="col">since</th></tr></thead>
+    <tbody>${groups.map((group) => alertRow(group, several))}</tbody></table>`);
 }
+
+function alertRow([a, ...others], several) {
+  const link = new URLSearchParams({ model: a.model, version: a.version, window: a.window, feature: a.feature });
+  const below = a.lower_threshold !== null && a.value < a.lower_threshold;
+  const since = others.reduce((first, o) => (o.since < first ? o.since : first), a.since);
+  return html`<tr><td>${a.feature ? html`<a href="#${link}">${a.feature}</a>` : "whole rows"}</td>
+    <td>${a.metric}</td><td class="number"><strong>${number(a.value)}</strong></td>
+    <td class="number">${below ? `not below ${number(a.lower_threshold)}` : number(a.upper_threshold)}</td>
+    <td class="number">${a.ratio < 1e6 ? number(a.ratio) : "∞"}</td>
+    <td class="mute">${others.map((o) => o.metric).join(", ")}</td><td class="number">${count(a.rows)}</td>
+    <td>${several && `${a.model} ${a.version} · `}${a.window} to ${time(a.window_end)}</td><td>${time(a.since && since)}</td></tr>`;
+}
+
+// --- the selected window -----------------------------------------------------------------------
 
 function verdict(values) {
-  const judged = values.filter((v) => v.alert !== null);
-  if (judged.some((v) => v.alert)) return ["drift", "bad"];
-  return judged.length ? ["fine", "good"] : ["not judged", "mute"];
+  const families = [...new Set(values.filter((v) => v.alert).map((v) => v.family))];
+  if (families.length) return html`<span class="chip bad">▲ ${families.join(", ")}</span>`;
+  if (values.some((v) => v.alert === false)) return html`<span class="chip good">✓ fine</span>`;
+  return html`<span class="chip unjudged" title="too few rows, no threshold, or still filling">not judged</span>`;
 }
 
-// How far a value has gone on its way to the threshold; 1 is the threshold.
-const ratio = (v) => (v && v.value !== null && v.upper ? v.value / v.upper : 0);
-const worst = (values) => Math.max(0, ...values.map((v) => (v.alert ? 1e6 : 0) + ratio(v)));
-
-function gauge(v) {
-  if (!v || v.value === null) return "–";
-  const part = Math.min(ratio(v) / 2, 1) * 90;
-  const fill = v.alert === null ? "mute" : v.alert ? "bad" : "good";
-  const limit = v.upper === null ? "" : '<line class="limit" x1="45" y1="0" x2="45" y2="10"/>';
-  return `${number(v.value)} <svg width="90" height="10" role="img"
-    aria-label="${number(v.value)}, threshold ${number(v.upper)}"><rect class="track" width="90" height="10" rx="2"/>
-    <rect class="fill-${fill}" width="${part.toFixed(1)}" height="10" rx="2"/>${limit}</svg>`;
-}
-
-function course(points, width, height) {
-  const known = (points || []).filter((p) => p[1] !== null);
-  if (known.length < 2) return '<span class="mute">–</span>';
-  const top = 1.1 * Math.max(...known.map((p) => Math.max(p[1], p[2] || 0))) || 1;
-  const first = known[0][0], last = known[known.length - 1][0];
-  const x = (i) => 3 + ((i - first) / Math.max(last - first, 1)) * (width - 6);
-  const y = (v) => height - 2 - (v / top) * (height - 4);
-  const line = (key) => known.filter((p) => p[key] !== null)
-    .map((p) => `${x(p[0]).toFixed(1)},${y(p[key]).toFixed(1)}`).join(" ");
-  const hits = known.filter((p) => p[3]).map((p) =>
-    `<circle class="hit" cx="${x(p[0]).toFixed(1)}" cy="${y(p[1]).toFixed(1)}" r="2"/>`).join("");
-  return `<svg width="${width}" height="${height}" role="img"
-    aria-label="last ${known.length} windows, newest ${number(known[known.length - 1][1])}">
-    <polyline class="limit" points="${line(2)}"/><polyline class="course" points="${line(1)}"/>${hits}</svg>`;
-}
-
-function histogram(h, width, height, labelled) {
-  const top = Math.max(...h.reference, ...h.current, 1e-9);
-  const step = width / h.labels.length;
-  const bar = (share, i, kind) => {
-    const tall = (share / top) * height;
-    return `<rect class="${kind}" x="${(i * step).toFixed(2)}" y="${(height - tall).toFixed(2)}"
-      width="${Math.max(step - 0.6, 0.6).toFixed(2)}" height="${tall.toFixed(2)}"/>`;
-  };
-  const title = (i) => `<rect fill="transparent" x="${(i * step).toFixed(2)}" y="0"
-    width="${step.toFixed(2)}" height="${height}"><title>${escape(h.labels[i])}
-reference ${percent(h.reference[i])}${h.current.length ? `, now ${percent(h.current[i])}` : ""}</title></rect>`;
-  const names = labelled ? `<text class="axis" x="0" y="${height + 12}">${escape(h.labels[0])}</text>
-    <text class="axis" x="${width}" y="${height + 12}" text-anchor="end">${escape(h.labels[h.labels.length - 1])}</text>` : "";
-  return `<svg width="${width}" height="${height + (labelled ? 16 : 0)}" role="img" aria-label="histograms of reference and current window">
-    ${h.reference.map((s, i) => bar(s, i, "reference")).join("")}
-    ${h.current.map((s, i) => bar(s, i, "current")).join("")}
-    ${h.labels.map((_, i) => title(i)).join("")}${names}</svg>`;
-}
-
-function detail(name, feature, values, courses) {
-  const rows = values.map((v) => `<tr class="${v.alert ? "bad" : ""}"><td>${escape(v.metric)}</td>
-    <td class="number">${number(v.value)}</td>
-    <td class="number">${v.lower === null ? "" : `${number(v.lower)} … `}${number(v.upper)}</td>
-    <td class="number">${number(v.p_value)}</td><td>${course(courses[`${name}/${v.metric}`], 220, 34)}</td></tr>`);
-  return `<tr class="detail"><td colspan="7"><div class="detail-grid"><figure>
-    ${histogram(feature.histogram, 420, 150, true)}
-    <figcaption>shares of the values: grey the reference, blue the newest closed window</figcaption></figure>
-    <table><thead><tr><th>value of</th><th class="number">value</th><th class="number">threshold</th>
-    <th class="number">p-value</th><th>last windows</th></tr></thead><tbody>${rows.join("")}</tbody></table>
-    </div></td></tr>`;
-}
-
-function featureTable(view, metric) {
-  const shown = view.closed || view.filling;
-  const values = shown ? shown.values : [];
-  const of = (name) => values.filter((v) => v.feature === name && v.metric !== "rows_count");
-  const find = at("find").value.toLowerCase();
-  const names = Object.keys(view.features).filter((n) => n.toLowerCase().includes(find));
-  names.sort((a, b) => worst(of(b)) - worst(of(a)) || (a < b ? -1 : 1));
-  const rows = names.map((name) => {
-    const feature = view.features[name], own = of(name);
-    const main = own.find((v) => v.metric === metric);
-    const [word, kind] = verdict(own);
-    const lost = feature.histogram.missing, wrong = feature.histogram.wrong_type;
-    const unseen = own.find((v) => v.metric === "unseen_values" || v.metric === "numerical_range");
-    const flag = (m) => (own.some((v) => v.metric === m && v.alert) ? ' class="bad"' : "");
-    const open = chosen.get("feature") === name;
-    return `<tr class="feature" tabindex="0" data-name="${escape(name)}" aria-expanded="${open}">
-      <td><strong>${escape(name)}</strong><br><span class="kind">${feature.role === "feature" ? "" : `${feature.role}, `}${feature.kind}</span></td>
-      <td><span class="chip ${kind}">${word}</span></td>
-      <td class="number">${gauge(main)}</td>
-      <td>${course(view.history.courses[`${name}/${metric}`], 140, 30)}</td>
-      <td>${histogram(feature.histogram, 200, 34, false)}</td>
-      <td><span${flag("missing_values")}>missing ${percent(lost)}</span><br><span${flag("wrong_type")}>wrong type ${percent(wrong)}</span></td>
-      <td>${unseen ? `<span${flag(unseen.metric)}>${unseen.metric === "unseen_values" ? "unseen" : "out of range"} ${percent(unseen.value || 0)}</span>` : ""}</td>
-      </tr>${open ? detail(name, feature, own, view.history.courses) : ""}`;
-  });
-  put("features", `<table><thead><tr><th>feature</th><th>verdict</th><th class="number">${escape(metric)}</th>
-    <th>last windows</th><th>reference and now</th><th>quality</th><th></th></tr></thead>
-    <tbody>${rows.join("")}</tbody></table>`);
-}
-
-function stateLine(view, watermark) {
-  const parts = [];
+function drawState(view, watermark) {
+  const filling = view.filling && html`Filling: ${count(view.filling.rows)}${
+    view.length.endsWith("rows") ? ` of ${view.length}` : html` rows, closes when the watermark passes ${time(view.filling.end)}`}.`;
   if (view.closed) {
-    parts.push(`newest closed: no. ${view.closed.index}, ${time(view.closed.start)} – ${time(view.closed.end)}, ${count(view.closed.rows)} rows`);
-    const whole = view.closed.values.filter((v) => !v.feature && v.family === "outliers");
-    for (const v of whole) parts.push(`${v.metric} ${number(v.value)}${v.alert ? " (alert)" : ""}`);
+    const { start, end, rows, revision } = view.closed;
+    put(at("state"), html`Newest closed window (${view.length}): ${start ? `${time(start)} to ${time(end)}, ` : ""}<strong>${count(rows)} rows</strong>${
+      revision ? `, corrected ${count(revision)} times` : ""}. ${filling}`);
   } else {
-    parts.push("no closed window yet");
+    put(at("state"), html`<strong>No closed window yet</strong>, so nothing is judged${
+      watermark ? `; the watermark is at ${time(watermark)}` : ""}. ${filling || "No rows have been counted yet."}`);
   }
-  if (view.filling) parts.push(`filling: ${count(view.filling.rows)} rows, closes at ${time(view.filling.end)}; watermark ${time(watermark)}`);
-  put("state", escape(parts.join(" · ")));
+}
+
+function drawWhole(view) {
+  put(at("whole"), view.whole.map((v) => html`<div class="tile"><span class="kind">${v.metric}</span>
+    ${verdict([v])} <span>${number(v.value)}</span> ${gauge(v)} ${course(v.course, view.history, 140, 28)}</div>`));
+}
+
+function scoreCell(v) {
+  if (!v || (v.value === null && v.live === null)) return html`<span class="mute">–</span>`;
+  const live = v.live !== null && status.view.closed && html`<br><span class="kind">${number(v.live)} while filling</span>`;
+  return html`<span class="value ${v.alert === null ? "mute" : ""}">${number(v.value)}</span> ${gauge(v)}${live}`;
+}
+
+function shareCell(own, metric, share, word) {
+  const v = own.find((x) => x.metric === metric);
+  const known = v && v.value !== null ? v.value : share;
+  if (known === undefined || (word && !known)) return "";
+  return html`<span class="share ${v && v.alert ? "bad" : known ? "" : "mute"}">${v && v.alert && "▲ "}${word}${percent(known)}</span>`;
+}
+
+function featureRow(f, view, shown, open) {
+  const main = f.values.find((v) => v.metric === view.metric);
+  const lost = f.lost[shown] || {};
+  return { key: f.name, kind: "feature", name: f.name, open, cells: [
+    ["", html`<button>${f.name}</button><br><span class="kind">${
+      f.role === "feature" || f.role === f.name ? "" : `${f.role}, `}${f.kind}</span>`],
+    ["", verdict(f.values)],
+    ["", scoreCell(main)],
+    ["", course(f.course, view.history, 150, 32)],
+    ["", histogram(f.histogram, shown, f.kind === "continuous", 210, 36)],
+    ["number", html`${shareCell(f.values, "missing_values", lost.missing, "")}${
+      shareCell(f.values, "wrong_type", lost.wrong_type, "wrong type ")}`],
+    ["number", [shareCell(f.values, "unseen_values", undefined, ""), shareCell(f.values, "numerical_range", undefined, "")]],
+  ] };
+}
+
+function detailRow(f, view, shown) {
+  const values = view.detail.values;
+  const main = values.find((v) => v.metric === view.metric) || values[0];
+  const bounds = (v) => (v.lower === null ? number(v.upper) : `${number(v.lower)} … ${number(v.upper)}`);
+  const rows = values.map((v) => html`<tr><td>${v.metric}</td><td>${verdict([v])}</td>
+    <td class="number">${number(v.value)}</td><td class="number">${bounds(v)}</td><td class="number">${number(v.p_value)}</td>
+    <td class="number mute">${number(v.live)}</td><td>${course(v.course, view.history, 150, 28)}</td></tr>`);
+  return { key: `${f.name}/detail`, kind: "detail", name: f.name, cells: [["", html`<div class="figures">
+    <figure><figcaption>Share of values: reference, ${shownName(shown)}</figcaption>
+    ${histogram(f.histogram, shown, f.kind === "continuous", 540, 150, true)}</figure>
+    ${main && html`<figure><figcaption>${main.metric} of the last ${view.history.length} windows</figcaption>
+    ${course(main.course, view.history, 540, 168, true)}</figure>`}</div>
+    <table><thead><tr><th scope="col">value of</th><th scope="col">verdict</th><th scope="col" class="number">value</th>
+    <th scope="col" class="number">threshold</th><th scope="col" class="number">p-value</th><th scope="col" class="number">while filling</th>
+    <th scope="col">last windows</th></tr></thead><tbody>${rows}</tbody></table>`]] };
+}
+
+const shownName = (shown) => (shown === "closed" ? "newest closed window" : "window that is filling");
+
+function drawFeatures(view) {
+  const shown = view.closed ? "closed" : "filling";
+  const find = at("find").value.toLowerCase();
+  const open = selection().get("feature");
+  const rows = view.features.filter((f) => f.name.toLowerCase().includes(find)).flatMap((f) => [
+    featureRow(f, view, shown, f.name === open),
+    ...(f.name === open && view.detail && view.detail.name === open ? [detailRow(f, view, shown)] : []),
+  ]);
+  put(at("score"), html`${view.metric || "score"}`);
+  put(at("shown"), html`${shownName(shown)}`);
+  putRows(at("features"), rows);
 }
 
 function draw() {
-  if (!status) return;
-  serviceLine(status.service);
-  alertTable(status.alerts);
-  const label = (m) => `${m.name} ${m.version}`.trim();
-  const models = status.models.map(label);
-  const model = pick("model", models, models[0]);
-  options("model", models, model);
-  const windows = status.models[models.indexOf(model)].windows;
-  const names = windows.map((w) => w.name);
-  const name = pick("window", names, names[0]);
-  options("window", names, name);
-  const view = windows[names.indexOf(name)];
-  const shown = view.closed || view.filling;
-  const metrics = [...new Set((shown ? shown.values : []).filter((v) => v.family === "drift").map((v) => v.metric))];
-  const metric = pick("metric", metrics.length ? metrics : ["jensen_shannon"], "jensen_shannon");
-  options("metric", metrics.length ? metrics : [metric], metric);
-  stateLine(view, status.service.watermark);
-  featureTable(view, metric);
+  drawService(status.service);
+  drawAlerts(status.alerts, status.models.length > 1);
+  const view = status.view;
+  const model = status.models.find((m) => m.name === view.model && m.version === view.version);
+  putOptions(at("model"), status.models.map(label), label(model));
+  putOptions(at("window"), model.windows, view.window);
+  putOptions(at("metric"), view.metrics, view.metric);
+  drawState(view, status.service.watermark);
+  drawWhole(view);
+  drawFeatures(view);
 }
+
+// --- asking and answering ----------------------------------------------------------------------
 
 async function refresh() {
+  const mine = ++asked;
+  clearTimeout(next);
+  const wanted = new URLSearchParams([...selection()].filter(([key]) => SELECTION.includes(key)));
   try {
-    const answer = await fetch("/api/v1/status", { signal: AbortSignal.timeout(5000) });
+    const answer = await fetch(`/api/v1/status?${wanted}`, { signal: AbortSignal.timeout(5000) });
+    if (mine !== asked) return; // the selection has changed meanwhile
+    if (answer.status === 400 && wanted.size) return select(Object.fromEntries(SELECTION.map((key) => [key, ""])));
+    if (!answer.ok) throw new Error(`${answer.status} ${await answer.text()}`);
     status = (await answer.json()) || status;
+    answered = new Date();
     at("offline").hidden = true;
-    at("offline").querySelector("time").textContent = new Date().toLocaleTimeString();
-    draw();
-  } catch {
+    document.body.classList.remove("stale");
+    if (status) draw();
+    else put(at("source"), html`starting`);
+  } catch (error) {
+    if (mine !== asked) return;
     at("offline").hidden = false;
+    at("offline").textContent = `The service does not answer (${error.message}). ${
+      answered ? `What you see is from ${answered.toISOString().slice(11, 19)} UTC.` : "Nothing is known yet."}`;
+    document.body.classList.add("stale");
   }
-  setTimeout(refresh, PERIOD);
+  next = setTimeout(refresh, PERIOD);
 }
 
-function toggle(event) {
+at("model").addEventListener("change", (event) => {
+  const model = status.models[event.target.selectedIndex];
+  select({ model: model.name, version: model.version, window: "", metric: "", feature: "" });
+});
+for (const key of ["window", "metric"]) {
+  at(key).addEventListener("change", (event) => select({ [key]: event.target.value }));
+}
+at("find").addEventListener("input", () => status && drawFeatures(status.view));
+at("features").addEventListener("click", (event) => {
   const row = event.target.closest("tr.feature");
-  if (row) keep("feature", chosen.get("feature") === row.dataset.name ? "" : row.dataset.name);
-}
-
-for (const key of ["model", "window", "metric"]) {
-  at(key).addEventListener("change", (event) => keep(key, event.target.value));
-}
-at("find").addEventListener("input", draw);
-at("features").addEventListener("click", toggle);
-at("features").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" || event.key === " ") {
-    event.preventDefault();
-    toggle(event);
-  }
+  if (row) select({ feature: selection().get("feature") === row.dataset.name ? "" : row.dataset.name });
+});
+addEventListener("hashchange", async () => {
+  await refresh();
+  document.querySelector('button[aria-expanded="true"]')?.scrollIntoView({ block: "center" });
 });
 refresh();
