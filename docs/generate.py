@@ -101,9 +101,13 @@ def _default(field: FieldInfo) -> str:
         return "empty"
     if isinstance(value, list):
         return ", ".join(f"`{v}`" for v in value)
-    write = {"duration": format_duration, "size": lambda n: format_size(n).replace(" ", "")}
-    shown = write.get(_type(field), lambda v: str(v).lower() if isinstance(v, bool) else str(v))
-    return f"`{shown(value)}`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if _type(field) == "duration":
+        value = format_duration(value)
+    elif _type(field) == "size":
+        value = format_size(value).replace(" ", "")
+    return f"`{value}`"
 
 
 def _section(title: str, section: type[BaseModel]) -> list[str]:
