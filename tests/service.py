@@ -48,14 +48,14 @@ class Service:
             self.kill()
 
     def start(self) -> None:
-        self._log = self._log_path.open("wb")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "stream_monitor", "run", "--config", str(self._path)],
-            stdout=self._log,
-            stderr=self._log,
-            cwd=self.folder,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        )
+        with self._log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "stream_monitor", "run", "--config", str(self._path)],
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            )
         self.url = self.wait_for("the service to say where it listens", self._announced)
 
     def _announced(self) -> str | None:
@@ -79,9 +79,7 @@ class Service:
     def _end(self, number: int) -> int:
         assert self._process is not None
         self._process.send_signal(number)
-        status = self._process.wait(WAIT)
-        self._log.close()
-        return status
+        return self._process.wait(WAIT)
 
     def get(self, path: str) -> Any:
         """JSON at a path of the API."""

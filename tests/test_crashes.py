@@ -67,11 +67,11 @@ def shake(
     for cut in sorted(choose.sample(range(1, EVENTS), KILLS)):
         write(LINES[written:cut])
         written = cut
-        service.start()
-        wanted = choose.randrange(max(0, cut - 300), cut)
-        service.wait_for("some events", partial(reached, service, wanted))
-        time.sleep(choose.uniform(0, 0.1))
-        service.kill()
+        with service:
+            wanted = choose.randrange(max(0, cut - 300), cut)
+            service.wait_for("some events", partial(reached, service, wanted))
+            time.sleep(choose.uniform(0, 0.1))
+            service.kill()
     write(LINES[written:])
     with service:
         service.wait_for("all events", lambda: service.accepted() == EVENTS)

@@ -187,8 +187,7 @@ def _watch(
                 description=f"{rfc3339(int(writer.now * 1e6))[:10]}  {phase}  "
                 f"{status['accepted']:,} events",
             )
-            mark = status["watermark"]
-            if duration and writer.done and mark and mark >= rfc3339(last * 1_000_000):
+            if duration and writer.done and service.judged_until() >= rfc3339(last * 1_000_000):
                 return
             if duration and time.monotonic() - started > duration + 60:
                 raise StreamMonitorError(
@@ -283,6 +282,11 @@ class _Service:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def judged_until(self) -> str:
+        """End of the newest window in the results log."""
+        rows = self.get("/api/v1/windows?state=closed&metric=rows_count&limit=1")["windows"]
+        return str(rows[0]["window_end"]) if rows else ""
 
     def get(self, path: str) -> Any:
         """JSON of the API."""

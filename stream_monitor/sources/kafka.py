@@ -23,7 +23,12 @@ from stream_monitor.sources.kafka_options import client_options
 
 # A poll is bounded by the bytes of a fetch, not by records: kafka-python 3.0.12 never delivers the
 # rest of a fetch again that max_poll_records cut while its partition was paused.
-_DEFAULTS = {"max_poll_records": 10_000_000, "fetch_max_bytes": 8 * 2**20}
+_DEFAULTS = {
+    "max_poll_records": 10_000_000,
+    "fetch_max_bytes": 8 * 2**20,
+    "metadata_max_age_ms": 10_000,  # partitions that are added are read soon
+}
+_PAUSE = 0.05
 _MICROSECONDS = 1_000  # a Kafka timestamp's millisecond
 
 log = structlog.get_logger()
@@ -56,14 +61,19 @@ class KafkaSource:
         self._held: dict[Any, int | None] = {}
         self._assigned: set[Any] = set()
         self._paused: frozenset[str] = frozenset()
+        self._subscribed = False
 
     def poll(self, timeout_seconds: float) -> Poll:
         poll = Poll()
         consumer = self._connected(timeout_seconds)
         if consumer is None:
             return poll
+        started = time.monotonic()
         batches = consumer.poll(timeout_ms=max(1, int(timeout_seconds * 1_000)))
         self._tell(poll)
+        if not batches and not poll.assigned and time.monotonic() - started < timeout_seconds / 2:
+            # the client comes back at once while it has no partition or no broker
+            time.sleep(min(timeout_seconds / 2, _PAUSE))
         for partition, records in batches.items():
             if partition in self._held:
                 if self._held[partition] is None:
@@ -93,9 +103,23 @@ class KafkaSource:
                 )
                 time.sleep(timeout_seconds)
                 return None
-            consumer.subscribe(topics=self._config.topics, listener=self._listener)
             self._consumer = consumer
+        if not self._subscribed:
+            # a group whose leader does not know a topic yet is given none of its partitions
+            unknown = [t for t in self._config.topics if not self._partitions_of(t)]
+            if unknown:
+                log.warning("no such topic yet, waiting for it", topics=unknown)
+                time.sleep(timeout_seconds)
+                return None
+            self._consumer.subscribe(topics=self._config.topics, listener=self._listener)
+            self._subscribed = True
         return self._consumer
+
+    def _partitions_of(self, topic: str) -> set[int]:
+        try:
+            return self._consumer.partitions_for_topic(topic) or set()
+        except KafkaError:
+            return set()
 
     def _tell(self, poll: Poll) -> None:
         assigned: dict[Any, None] = {}
