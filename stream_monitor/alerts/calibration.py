@@ -23,7 +23,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from stream_monitor.alerts.null import generalised_pareto, null_counts, weights
+from stream_monitor.alerts.null import Sampler, generalised_pareto, samplers
 from stream_monitor.cells import Cells
 from stream_monitor.methods.base import BoundDrift
 from stream_monitor.schema import FloatArray
@@ -34,6 +34,7 @@ _TAIL = 0.05  # share of the replicates that the tail is fitted to
 _EMPIRICAL = 0.01  # down to this level a quantile is not below the replicates' own
 _MODERATE = (0.05, 0.02, 0.01)  # levels at which the effective number of tests is measured
 _STEPS = 4  # grid points a decade of rows
+_BATCH = 2_000_000  # cells of windows in memory at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,9 @@ class Null:
             return float(LEVELS[-1])
         part = (wanted - scaled[i - 1]) / (scaled[i] - scaled[i - 1])
         return float(LEVELS[i - 1] * (LEVELS[i] / LEVELS[i - 1]) ** part)
+
+
+_NOTHING = Null(np.full(len(LEVELS), np.nan), 1)
 
 
 def null_quantiles(statistics: FloatArray, power: int) -> FloatArray:
@@ -187,7 +191,10 @@ class Calibration:
         ``rows`` is the number of values in the window, at least 1. All NaN for a reference
         without values.
         """
-        low, high, part = self._around(rows, int(self._cells[column].values.sum()))
+        reference = int(self._cells[column].values.sum())
+        if not reference:
+            return math.nan, dict.fromkeys(self._methods[column], _NOTHING)
+        low, high, part = self._around(rows, reference)
         first = self._point(column, low)
         second = self._point(column, high) if high != low else first
         # the geometric mean; 0 where a statistic is 0 without drift (one distinct value)
@@ -216,7 +223,7 @@ class Calibration:
         """
         k = math.floor(_STEPS * math.log10(rows) + 1e-9)
         low, high = round(10 ** (k / _STEPS)), round(10 ** ((k + 1) / _STEPS))
-        if rows <= low or not reference:
+        if rows <= low:
             return rows, rows, 0.0
         a, x, b = (math.log(1 / n + 1 / reference) for n in (low, rows, high))
         return low, high, (x - a) / (b - a)
@@ -231,17 +238,27 @@ class Calibration:
         return _Point(found[:-1], float(found[-1, 0]))
 
     def _resample(self, column: str, rows: int) -> FloatArray:
-        cells = self._cells[column]
         methods = self._methods[column]
-        weight = weights(cells)
-        if not weight.any():
-            return np.full((len(methods) + 1, len(LEVELS)), np.nan)
         seed = blake2b(f"{column}\0{rows}".encode(), digest_size=16).digest()
         rng = np.random.Generator(np.random.PCG64(int.from_bytes(seed)))
-        windows = null_counts(weight, rows, self._replicates, rng)
-        statistics = np.stack([m.distance(cells.values, windows) for m in methods.values()])
-        quantiles = [
-            null_quantiles(values, self._powers[metric])
-            for metric, values in zip(methods, statistics, strict=True)
-        ]
-        return np.vstack([*quantiles, np.full(len(LEVELS), effective_tests(statistics))])
+        found = np.full((len(methods) + 1, len(LEVELS)), np.nan)
+        for sampler in samplers(self._cells[column], rows):
+            statistics = self._statistics(column, sampler, rng)
+            quantiles = [
+                null_quantiles(values, self._powers[metric])
+                for metric, values in zip(methods, statistics, strict=True)
+            ]
+            tests = np.full(len(LEVELS), effective_tests(statistics))
+            # the higher where there are two ways to resample
+            found = np.fmax(found, np.vstack([*quantiles, tests]))
+        return found
+
+    def _statistics(self, column: str, sampler: Sampler, rng: np.random.Generator) -> FloatArray:
+        """float64[M, replicates], in batches that keep memory small."""
+        methods = self._methods[column].values()
+        batch = max(_BATCH // self._cells[column].size, 1)
+        parts = []
+        for start in range(0, self._replicates, batch):
+            reference, windows = sampler(min(batch, self._replicates - start), rng)
+            parts.append(np.stack([m.distance(reference, windows) for m in methods]))
+        return np.concatenate(parts, axis=1)

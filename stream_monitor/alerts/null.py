@@ -1,16 +1,27 @@
 """Windows without drift, resampled from a column's reference.
 
 A window is compared with a *sample*, so what is normal for it has two noises: the window's own and
-the reference's. Both are in the posterior predictive distribution of a window's counts given the
-reference's: cell masses drawn from a Dirichlet distribution (Rubin 1981, "The Bayesian bootstrap"),
-then a multinomial window of these masses.
+the reference's. There are two ways to have both, and each is right for one kind of cells.
 
-The bootstrap never shows what the reference has not shown. New data do, at a rate that the
-reference tells: :func:`weights` moves that much mass to where nothing was seen.
+*Predictive.* The cells of a continuous column are cut at the reference's own order statistics, so
+its counts in them are no accident; the masses behind them are. So the reference stays as it is,
+cell masses are drawn from a Dirichlet distribution (Rubin 1981, "The Bayesian bootstrap"), and the
+window is multinomial with these masses. The bootstrap never shows what the reference has not
+shown; new data do, at a rate that the reference tells: :func:`weights` moves that much mass to
+where nothing was seen.
+
+*Paired.* Categories are there before the reference is, and its counts are an accident: with many
+categories of few rows, windows look nothing like a Dirichlet's around these counts. So a reference
+and a window are both drawn from one estimate of the shares, and what the new reference lacks is
+unseen in the new window.
+
+Where a categorical reference has categories once, its vocabulary is not complete and neither way is
+right alone: both are used and the higher threshold counts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -134,6 +145,82 @@ def generalised_pareto(
     shape = 2 - mean / spread if spread > 0 else least
     shape = min(max(shape, least), most)
     return shape, mean * (1 - shape)
+
+
+Sampler = Callable[[int, np.random.Generator], tuple[IntArray, IntArray]]
+
+
+def samplers(cells: Cells, rows: int) -> list[Sampler]:
+    """The ways to draw pairs of a reference and a window of ``rows`` values, without drift.
+
+    Each takes a number B of pairs and a generator, and gives the references int64[K] or
+    int64[B, K] and the windows int64[B, K]. Empty for a reference without values.
+    """
+    weight = weights(cells)
+    if not weight.any():
+        return []
+
+    def predictive(number: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        return cells.values, null_counts(weight, rows, number, rng)
+
+    seen = cells.values[: cells.unseen]
+    kinds, once = np.count_nonzero(seen), np.count_nonzero(seen == 1)
+    if cells.summary is not None or kinds < 2 or once == kinds:
+        return [predictive]
+    shares = _shares(cells)
+    total = int(cells.values.sum())
+
+    def paired(number: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        references = rng.multinomial(total, shares, size=number)
+        windows = rng.multinomial(rows, shares, size=number)
+        return _pooled(references, windows, cells.unseen)
+
+    return [paired, predictive] if once else [paired]
+
+
+def _shares(cells: Cells) -> FloatArray:
+    """An estimate of the categories' shares, float64[K + V]: the cells', then V unseen categories.
+
+    The seen ones are shrunk towards each other, as far as their spread may be chance (James–Stein:
+    Hausser & Strimmer 2009, "Entropy inference and the James–Stein estimator", eq. 4–6). The mass
+    of the unseen ones is f₁ / n and their number f₁² / 2 f₂ (Chao 1984), at most K.
+    """
+    found = weights(cells)
+    seen = np.flatnonzero(cells.values[: cells.unseen])
+    counts = cells.values[seen]
+    once, twice = np.count_nonzero(counts == 1), np.count_nonzero(counts == 2)
+    part = found[seen] / found[seen].sum()
+    gap = float(np.square(part - 1 / len(part)).sum())
+    chance = float(1 - np.square(part).sum()) / (int(counts.sum()) - 1)
+    shrink = min(1.0, chance / gap) if gap else 1.0
+    found[seen] = found[seen].sum() * ((1 - shrink) * part + shrink / len(part))
+    if once:
+        found[cells.unseen] -= once
+        number = once**2 / (2 * twice) if twice else once * (once - 1) / 2
+        number = min(max(round(number), 1), len(seen))
+        found = np.append(found, np.full(number, once / number))
+    return found / found.sum()
+
+
+def _pooled(references: IntArray, windows: IntArray, unseen: int) -> tuple[IntArray, IntArray]:
+    """Pairs of counts as if each reference's own categories were the vocabulary.
+
+    int64[B, K + V] to int64[B, K], in another order of the categories: those that the reference
+    has (should they be more than there are cells, the last cell holds the excess), then the rest
+    of the window as unseen.
+    """
+    known = np.delete(references, unseen, axis=1)
+    values = np.delete(windows, unseen, axis=1)
+    lacking = known == 0
+    fresh = windows[:, unseen] + np.where(lacking, values, 0).sum(axis=1)
+    values[lacking] = 0
+    pairs = []
+    order = np.argsort(lacking, axis=1, kind="stable")
+    for counts, last in ((known, references[:, unseen]), (values, fresh)):
+        ordered = np.take_along_axis(counts, order, axis=1)
+        ordered[:, unseen - 1] += ordered[:, unseen:].sum(axis=1)
+        pairs.append(np.column_stack([ordered[:, :unseen], last]))
+    return pairs[0], pairs[1]
 
 
 def null_counts(

@@ -60,7 +60,6 @@ class KafkaSource:
         self._consumer: Any = None
         self._held: dict[Any, int | None] = {}
         self._assigned: set[Any] = set()
-        self._paused: frozenset[str] = frozenset()
         self._subscribed = False
 
     def poll(self, timeout_seconds: float) -> Poll:
@@ -141,7 +140,6 @@ class KafkaSource:
             self._held[partition] = None
         poll.revoked = tuple(map(_name, revoked))
         poll.assigned = tuple(map(_name, assigned))
-        self._paused -= set(poll.revoked)  # the client forgets it with the partition
 
     def _progress(self, consumer: Any, poll: Poll) -> None:
         """Which partitions are read to their end, and how far the others are from it."""
@@ -188,16 +186,15 @@ class KafkaSource:
         return first
 
     def pause(self, partitions: frozenset[str]) -> None:
-        if partitions == self._paused or self._consumer is None:
+        if self._consumer is None:
             return
+        # the client is asked, for it keeps some of these through a rebalance and forgets others
+        paused = {_name(p): p for p in self._consumer.paused()}
         ours = {_name(p): p for p in self._assigned}
-        stop = [ours[n] for n in partitions - self._paused if n in ours]
-        go = [ours[n] for n in self._paused - partitions if n in ours]
-        if stop:
+        if stop := [ours[n] for n in partitions - paused.keys() if n in ours]:
             self._consumer.pause(*stop)
-        if go:
+        if go := [paused[n] for n in paused.keys() - partitions]:
             self._consumer.resume(*go)
-        self._paused = partitions
 
     def close(self) -> None:
         if self._consumer is not None:
