@@ -174,8 +174,6 @@ class Monitor:
         progress = {
             n: p.progress for n, p in self._pipeline.partitions.items() if n not in self._at_end
         }
-        if len(self._pipeline.partitions) < 2:
-            return
         known = [p for p in progress.values() if p is not None]
         if len(known) < len(progress):
             ahead = frozenset(n for n, p in progress.items() if p is not None)

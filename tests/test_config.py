@@ -93,7 +93,7 @@ def test_relative_paths_start_at_the_files_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[1, 2]", "a: [", "\x00"])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "monitor.yaml").write_text(text)
-    with pytest.raises(ConfigError, match="monitor.yaml: 1 problem"):
+    with pytest.raises(ConfigError, match=r"monitor\.yaml: 1 problem"):
         read_config(tmp_path / "monitor.yaml")
 
 
@@ -102,7 +102,7 @@ def test_more_memory_than_allowed_is_refused_with_the_worst_case(tmp_path: Path)
     config = world.config(
         windows=[{"name": "long", "size": "30d", "every": "1m"}], limits={"memory": "64MiB"}
     )
-    with pytest.raises(ConfigError, match="limits.memory: '64 MiB': the worst case is"):
+    with pytest.raises(ConfigError, match=r"limits\.memory: '64 MiB': the worst case is"):
         watch(config, "test")
 
 
