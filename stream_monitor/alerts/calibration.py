@@ -34,6 +34,7 @@ _TAIL = 0.05  # share of the replicates that the tail is fitted to
 _EMPIRICAL = 0.01  # down to this level a quantile is not below the replicates' own
 _MODERATE = (0.05, 0.02, 0.01)  # levels at which the effective number of tests is measured
 _STEPS = 4  # grid points a decade of rows
+_MODEL = 1  # raise it when resampling changes, so that saved thresholds are computed anew
 _BATCH = 2_000_000  # cells of windows in memory at once
 
 
@@ -230,7 +231,7 @@ class Calibration:
 
     def _point(self, column: str, rows: int) -> _Point:
         methods = self._methods[column]
-        key = f"{column}/{rows}/{'+'.join(methods)}"
+        key = f"{_MODEL}/{column}/{rows}/{'+'.join(methods)}"
         found = self._arrays.get(key)
         if found is None:
             # one array a grid point: the quantiles, and in one more row the effective tests

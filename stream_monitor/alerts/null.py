@@ -188,18 +188,18 @@ def _shares(cells: Cells) -> FloatArray:
     found = weights(cells)
     seen = np.flatnonzero(cells.values[: cells.unseen])
     counts = cells.values[seen]
-    once, twice = np.count_nonzero(counts == 1), np.count_nonzero(counts == 2)
+    once, twice = int(np.count_nonzero(counts == 1)), int(np.count_nonzero(counts == 2))
     part = found[seen] / found[seen].sum()
     gap = float(np.square(part - 1 / len(part)).sum())
     chance = float(1 - np.square(part).sum()) / (int(counts.sum()) - 1)
     shrink = min(1.0, chance / gap) if gap else 1.0
-    found[seen] = found[seen].sum() * ((1 - shrink) * part + shrink / len(part))
+    found[seen] = float(found[seen].sum()) * ((1 - shrink) * part + shrink / len(part))
     if once:
         found[cells.unseen] -= once
-        number = once**2 / (2 * twice) if twice else once * (once - 1) / 2
-        number = min(max(round(number), 1), len(seen))
+        estimate = once**2 / (2 * twice) if twice else once * (once - 1) / 2
+        number = min(max(round(estimate), 1), len(seen))
         found = np.append(found, np.full(number, once / number))
-    return found / found.sum()
+    return np.asarray(found / found.sum())
 
 
 def _pooled(references: IntArray, windows: IntArray, unseen: int) -> tuple[IntArray, IntArray]:
