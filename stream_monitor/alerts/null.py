@@ -76,7 +76,8 @@ def weights(cells: Cells) -> FloatArray:
         _beyond(moved, occupied[0], -cells.edges[::-1], _mirrored(cells.summary), reverse=True)
     if cells.summary.maximum_count == 1:
         _beyond(moved, occupied[-1], cells.edges, cells.summary.sample, reverse=False)
-    return moved
+    # a single value gives all of its weight away: rounding can leave less than nothing
+    return np.maximum(moved, 0.0)
 
 
 def _inner(counts: FloatArray, occupied: IntArray, edges: FloatArray) -> FloatArray:
