@@ -109,20 +109,20 @@ def _streamed(
     paths: list[Path], config: Config, watched: list[Watched], progress: Progress
 ) -> Iterator[Decoded]:
     """The events as they stand in the files, in blocks, as long as they are in order."""
-    newest: dict[int, int] = {}
+    newest = 0
     for decoded in _decoded(paths, config, watched, progress):
-        for index, batch in decoded.batches.items():
-            times = _order_of(config, batch)
-            if times[0] < newest.get(index, times[0]) or np.any(times[1:] < times[:-1]):
-                raise _OutOfOrderError
-            newest[index] = int(times[-1])
-        yield from _blocks(decoded)
+        every = [_order_of(config, batch) for batch in decoded.batches.values()]
+        if any(times[0] < newest or np.any(times[1:] < times[:-1]) for times in every):
+            raise _OutOfOrderError
+        newest = max([newest, *(int(times[-1]) for times in every)])
+        yield Decoded({}, decoded.rejects)
+        yield from _turns(config, decoded.batches)
 
 
 def _sorted(
     paths: list[Path], config: Config, watched: list[Watched], progress: Progress
 ) -> Iterator[Decoded]:
-    """All events, held in memory and sorted; models take turns by time."""
+    """All events, held in memory and sorted."""
     parts: dict[int, list[ColumnBatch]] = {}
     rejects = []
     for decoded in _decoded(paths, config, watched, progress):
@@ -134,6 +134,14 @@ def _sorted(
     for index, some in parts.items():
         batch = concatenate(watched[index].target.schema, some)
         whole[index] = batch.take(np.argsort(_order_of(config, batch), kind="stable"))
+    yield from _turns(config, whole)
+
+
+def _turns(config: Config, whole: dict[int, ColumnBatch]) -> Iterator[Decoded]:
+    """Batches that are in order, in blocks, so that few panes are open at once.
+
+    Models take turns by time, for the progress of one closes the windows of all.
+    """
     keys = {index: _order_of(config, batch) for index, batch in whole.items()}
     every = np.sort(np.concatenate([np.empty(0, dtype=np.int64), *keys.values()]))
     starts = dict.fromkeys(whole, 0)
@@ -145,18 +153,6 @@ def _sorted(
                 block[index] = batch.take(np.arange(starts[index], end))
                 starts[index] = end
         yield Decoded(block)
-
-
-def _blocks(decoded: Decoded) -> Iterator[Decoded]:
-    """A large chunk in parts, so that few panes are open at once."""
-    rejects = decoded.rejects
-    for index, batch in decoded.batches.items():
-        for start in range(0, len(batch), _BLOCK):
-            rows = np.arange(start, min(start + _BLOCK, len(batch)))
-            yield Decoded({index: batch if len(rows) == len(batch) else batch.take(rows)}, rejects)
-            rejects = []
-    if rejects:
-        yield Decoded({}, rejects)
 
 
 def _decoded(

@@ -15,7 +15,7 @@ from stream_monitor.values import QUALITY
 
 def read_config(path: Path) -> Config:
     """The configuration, checked for everything but its references."""
-    return load_config(path, (method_problems, client_option_problems))
+    return load_config(path, (method_problems, override_problems, client_option_problems))
 
 
 def method_problems(config: Config) -> list[Problem]:
@@ -29,6 +29,21 @@ def method_problems(config: Config) -> list[Problem]:
         problems += _unknown(f"methods.{key}", chosen, known)
     quality = [m.metric for m in REGISTRY.share.values() if m.family == QUALITY]
     return problems + _unknown("methods.quality", config.methods.quality, quality)
+
+
+def override_problems(config: Config) -> list[Problem]:
+    """Overrides of thresholds that can fit no value."""
+    metrics = ["rows_count", *REGISTRY.drift, *REGISTRY.share, *REGISTRY.row]
+    models = list(dict.fromkeys(m.name for m in config.models))
+    return [
+        Problem(f"alerts.overrides[{i}].{key}", name, f"choose from {', '.join(known)}")
+        for i, override in enumerate(config.alerts.overrides)
+        for key, name, known in (
+            ("metric", override.metric, metrics),
+            ("model", override.model, models),
+        )
+        if name is not None and name not in known
+    ]
 
 
 def client_option_problems(config: Config) -> list[Problem]:

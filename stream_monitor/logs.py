@@ -16,10 +16,12 @@ _INTERVAL = 10.0  # seconds
 _BURST = 5  # lines of one event in an interval
 
 
-class RateLimit:
+class RateLimit(logging.Filter):
     """Lets at most ``burst`` lines of an event through an interval, and says how many it held back.
 
-    Whatever arrives must not fill a disk with logs; the counters keep the exact number.
+    A structlog processor for our own lines, a filter for those of libraries, where the text before
+    its arguments are filled in is the event. Whatever arrives must not fill a disk with logs; the
+    counters keep the exact number.
     """
 
     def __init__(
@@ -28,22 +30,33 @@ class RateLimit:
         interval: float = _INTERVAL,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__()
         self._burst, self._interval, self._clock = burst, interval, clock
         self._seen: dict[str, tuple[float, int]] = {}
 
     def __call__(
         self, _logger: Any, _method: str, line: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
-        event, now = str(line.get("event")), self._clock()
+        allowed, suppressed = self._count(str(line.get("event")))
+        if not allowed:
+            raise structlog.DropEvent
+        return {**line, "suppressed": suppressed} if suppressed else line
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        allowed, suppressed = self._count(f"{record.name}: {record.msg}")
+        if suppressed:
+            record.msg = f"{record.msg} ({suppressed} more of these suppressed)"
+        return allowed
+
+    def _count(self, event: str) -> tuple[bool, int]:
+        """Whether one more line may pass, and how many were held back before it."""
+        now, suppressed = self._clock(), 0
         since, count = self._seen.get(event, (now, 0))
         if now - since >= self._interval:
-            if count > self._burst:
-                line["suppressed"] = count - self._burst
+            suppressed = max(count - self._burst, 0)
             since, count = now, 0
         self._seen[event] = (since, count + 1)
-        if count >= self._burst:
-            raise structlog.DropEvent
-        return line
+        return count < self._burst, suppressed
 
 
 def configure(config: LogConfig) -> None:
@@ -54,17 +67,17 @@ def configure(config: LogConfig) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        RateLimit(),
     ]
     renderer: Any = (
         structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
     )
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, renderer],
+        processors=[RateLimit(), *shared, structlog.processors.format_exc_info, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(RateLimit())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],

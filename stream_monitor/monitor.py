@@ -116,6 +116,7 @@ class Monitor:
             watermark = self._pipeline.watermark(self._at_end)
             closed = self._pipeline.close(watermark)
         if closed:
+            self._dirty = True
             self._results += closed
             self._views.add(closed)
             self._log_alerts(closed)

@@ -22,20 +22,23 @@ from stream_monitor.store.base import PaneKey
 from stream_monitor.values import WindowResult
 from stream_monitor.watch import Watched
 
-_FOREVER = 2**62
 ACCEPTED, LATE, EXPIRED, REJECTED = "accepted", "late", "expired", "rejected"
 
 
 class Published(msgspec.Struct):
     """Which windows of one model and window name were published.
 
-    ``origin`` is the number of window 0, ``next`` the first that is not closed, ``revisions`` the
-    revision of each closed window that may still change.
+    ``origin`` is the number of the first window and ``base`` its index, ``next`` the first that is
+    not closed, ``revisions`` how often closed windows that may still change were published anew.
     """
 
     origin: int
     next: int
     revisions: dict[int, int] = {}
+    base: int = 0
+
+    def index(self, number: int) -> int:
+        return number - self.origin + self.base
 
 
 class Pipeline:
@@ -52,6 +55,7 @@ class Pipeline:
         self.published: dict[tuple[str, str], Published] = {}
         self._touched: set[PaneKey] = set()
         self._floor: dict[tuple[str, str], int] = {}
+        self._bases: dict[tuple[str, str], int] = {}
 
     # --- counting -------------------------------------------------------------------------------
 
@@ -163,17 +167,21 @@ class Pipeline:
         results = []
         for model in self._watched:
             for window in self._windows:
-                first = self._next(model, window)
-                if first is not None:
-                    numbers = self._numbers(model, window, range(first, _FOREVER))
-                    results += self._evaluated(model, window, numbers[:1], closed=False)
+                state = self._state(model, window)
+                if state is not None:
+                    within = [window.containing(k.number) for k in self._keys(model, window)]
+                    numbers = [max(r.start, state.next) for r in within if r.stop > state.next]
+                    if numbers:
+                        number = min(numbers)
+                        results += self._evaluated(model, window, state, [number], closed=False)
         return results
 
     def counts(self, model: Watched, window: Window, result: WindowResult) -> dict[str, IntArray]:
         """Counts a column of the window that a result is of; empty once its panes are gone."""
-        state = self.published.get((model.key, window.name))
-        origin = self._origin(model, window) if state is None else state.origin
-        vector, _, _ = self._sum(model, window, result.index + (origin or 0))
+        state = self._state(model, window)
+        if state is None:
+            return {}
+        vector, _, _ = self._sum(model, window, result.index - state.index(0))
         return {} if vector is None else model.layout.split(vector)
 
     def _mark(self, model: Watched, window: Window, watermark: int | None) -> int | None:
@@ -187,52 +195,56 @@ class Pipeline:
         origins = [p.origins[model.key] for p in self.partitions.values() if model.key in p.origins]
         return window.first(min(origins)) if origins else None
 
-    def _next(self, model: Watched, window: Window) -> int | None:
-        state = self.published.get((model.key, window.name))
-        return self._origin(model, window) if state is None else state.next
+    def _state(self, model: Watched, window: Window) -> Published | None:
+        """What was published, or what will be the first; None before the first event."""
+        if (state := self.published.get((model.key, window.name))) is not None:
+            return state
+        origin = self._origin(model, window)
+        if origin is None:
+            return None
+        return Published(origin, origin, base=self._bases.get((_label(model.key), window.name), 0))
+
+    def _keys(self, model: Watched, window: Window) -> set[PaneKey]:
+        """The panes of a model on a window's clock."""
+        return {
+            key
+            for partition in self.partitions.values()
+            for key in partition.panes
+            if key.model == model.key and key.clock == window.clock
+        }
 
     def _close(
         self, model: Watched, window: Window, mark: int, touched: set[PaneKey]
     ) -> list[WindowResult]:
         last = window.last_closed(mark)
-        state = self.published.get((model.key, window.name))
-        if state is None:
-            origin = self._origin(model, window)
-            if origin is None or last < origin:
-                return []
-            state = self.published[model.key, window.name] = Published(origin, origin)
-        numbers = self._numbers(model, window, range(state.next, last + 1))
-        again = {
-            number
-            for key in touched
-            if key.model == model.key and key.clock == window.clock
-            for number in window.containing(key.number)
-            if number in state.revisions
-        }
+        state = self._state(model, window)
+        if state is None or last < state.origin:
+            return []
+        self.published[model.key, window.name] = state
+        again: set[int] = set()
+        floor = self._floor.get((model.key, window.clock))
+        oldest = state.origin if floor is None else max(state.origin, window.whole_from(floor))
+        ours = (k for k in touched if k.model == model.key and k.clock == window.clock)
+        for key in ours:
+            again.update(_common(window.containing(key.number), range(oldest, state.next)))
         for number in again:
-            state.revisions[number] += 1
-        for number in numbers:
-            state.revisions[number] = 0
-        state.next = max(state.next, last + 1)
-        complete = window.last_closed(mark) - 1
-        results = self._evaluated(model, window, sorted(again | set(numbers)), closed=True)
-        state.revisions = {n: r for n, r in state.revisions.items() if n >= complete}
-        return results
-
-    def _numbers(self, model: Watched, window: Window, within: range) -> list[int]:
-        """Numbers of the windows in a range that have panes."""
-        found: set[int] = set()
-        for partition in self.partitions.values():
-            for key in partition.panes:
-                if key.model == model.key and key.clock == window.clock:
-                    found.update(n for n in window.containing(key.number) if n in within)
-        return sorted(found)
+            state.revisions[number] = state.revisions.get(number, 0) + 1
+        new: set[int] = set()
+        if last >= state.next:
+            for key in self._keys(model, window):
+                new.update(_common(window.containing(key.number), range(state.next, last + 1)))
+            state.next = last + 1
+        return self._evaluated(model, window, state, sorted(again | new), closed=True)
 
     def _evaluated(
-        self, model: Watched, window: Window, numbers: Iterable[int], *, closed: bool
+        self,
+        model: Watched,
+        window: Window,
+        state: Published,
+        numbers: Iterable[int],
+        *,
+        closed: bool,
     ) -> list[WindowResult]:
-        state = self.published.get((model.key, window.name))
-        origin = self._origin(model, window) if state is None else state.origin
         results = []
         for number in numbers:
             vector, first, last = self._sum(model, window, number)
@@ -246,13 +258,13 @@ class Pipeline:
                     model.version,
                     "",
                     window.name,
-                    number - (origin or 0),
+                    state.index(number),
                     window.start(number) if by_time else first,
                     window.end(number) if by_time else last,
                     model.layout.rows(vector),
                     closed,
                     model.judge.values(measured, vector, closed=closed),
-                    state.revisions.get(number, 0) if state else 0,
+                    state.revisions.get(number, 0),
                 )
             )
         return results
@@ -286,6 +298,11 @@ class Pipeline:
             else:
                 floor = max(min(floors), self._floor.get((model.key, clock), min(floors)))
                 self._floor[model.key, clock] = floor
+                for window in self._windows:
+                    state = self.published.get((model.key, window.name))
+                    if window.clock == clock and state is not None and state.revisions:
+                        oldest = window.whole_from(floor)
+                        state.revisions = {n: r for n, r in state.revisions.items() if n >= oldest}
                 for partition in self.partitions.values():
                     partition.drop(
                         [
@@ -310,17 +327,37 @@ class Pipeline:
             _Service(
                 [(*key, state) for key, state in sorted(self.published.items())],
                 [(*key, floor) for key, floor in sorted(self._floor.items())],
+                [(*key, base) for key, base in sorted(self._bases.items())],
             )
         )
 
     def restore_service(self, data: bytes) -> None:
-        """The inverse of :meth:`service_state`; what belongs to other references is forgotten."""
+        """The inverse of :meth:`service_state`; what belongs to other references is forgotten.
+
+        All but how many windows they had: a model's windows are numbered on when its reference
+        changes, for the results log tells them apart by number.
+        """
         known = {model.key for model in self._watched}
         stored = msgspec.json.decode(data, type=_Service)
         self.published = {(key, name): s for key, name, s in stored.published if key in known}
+        self._bases = {(label, name): base for label, name, base in stored.bases}
+        for key, name, state in stored.published:
+            if key not in known:
+                place = _label(key), name
+                self._bases[place] = max(self._bases.get(place, 0), state.index(state.next))
         self._floor = {(key, clock): f for key, clock, f in stored.floors if key in known}
 
 
 class _Service(msgspec.Struct):
     published: list[tuple[str, str, Published]]
     floors: list[tuple[str, str, int]]
+    bases: list[tuple[str, str, int]] = []
+
+
+def _label(key: str) -> str:
+    """The part of a model's key that stays when its reference changes."""
+    return key.rpartition("@")[0]
+
+
+def _common(one: range, other: range) -> range:
+    return range(max(one.start, other.start), min(one.stop, other.stop))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 
 from stream_monitor.config.model import WindowConfig
@@ -25,22 +24,18 @@ class Views:
         self._watched = watched
         self._windows = windows
         self._lengths = {c.name: _length(c) for c in configs}
-        self._history: dict[tuple[str, str, str], deque[WindowResult]] = {
-            (m.name, m.version, w.name): deque(maxlen=HISTORY) for m in watched for w in windows
+        self._history: dict[tuple[str, str, str], list[WindowResult]] = {
+            (m.name, m.version, w.name): [] for m in watched for w in windows
         }
 
     def add(self, results: Iterable[WindowResult]) -> None:
         """Take in closed windows; a new revision replaces the old one."""
         for result in results:
-            history = self._history.get((result.model, result.version, result.window))
-            if history is None:
-                continue
-            for i, old in enumerate(history):
-                if old.index == result.index:
-                    history[i] = result
-                    break
-            else:
-                history.append(result)
+            key = result.model, result.version, result.window
+            if key in self._history:
+                # a window that was empty when it closed may come after its successors
+                newest = {r.index: r for r in self._history[key]} | {result.index: result}
+                self._history[key] = [newest[i] for i in sorted(newest)][-HISTORY:]
 
     def models(self, pipeline: Pipeline) -> tuple[ModelView, ...]:
         filling = {(r.model, r.version, r.window): r for r in pipeline.filling()}
@@ -81,8 +76,8 @@ class Views:
         found: list[FiringAlert] = []
         for history in self._history.values():
             if history:
-                newest, past = history[-1], list(history)
-                found += [_firing(newest, v, past) for v in newest.values if v.alert]
+                newest = history[-1]
+                found += [_firing(newest, v, history) for v in newest.values if v.alert]
         return tuple(found)
 
 

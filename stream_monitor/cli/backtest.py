@@ -7,7 +7,14 @@ from pathlib import Path
 
 from stream_monitor.backtest import OUTPUTS, backtest, write
 from stream_monitor.checks import read_config
-from stream_monitor.cli.common import Commands, command, config_option, messages, progress_bar
+from stream_monitor.cli.common import (
+    Commands,
+    command,
+    config_option,
+    messages,
+    output_file,
+    progress_bar,
+)
 from stream_monitor.tables import expand
 from stream_monitor.watch import watch
 
@@ -35,7 +42,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _output(text: str) -> Path:
-    path = Path(text)
+    path = output_file(text)
     if path.suffix not in OUTPUTS:
         raise argparse.ArgumentTypeError(f"{text}: end it in {', '.join(OUTPUTS)}")
     return path

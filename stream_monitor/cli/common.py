@@ -39,6 +39,14 @@ def config_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def output_file(text: str) -> Path:
+    """A file to write, refused before hours of work where its folder is not there."""
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: there is no folder {path.parent}; make it first")
+    return path
+
+
 def messages() -> Console:
     """A console on standard error: progress and remarks, apart from a command's output."""
     return Console(stderr=True)

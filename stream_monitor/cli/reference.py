@@ -10,7 +10,14 @@ from rich.table import Table
 
 from stream_monitor.cells import Cells
 from stream_monitor.checks import read_config
-from stream_monitor.cli.common import Commands, command, config_option, messages, progress_bar
+from stream_monitor.cli.common import (
+    Commands,
+    command,
+    config_option,
+    messages,
+    output_file,
+    progress_bar,
+)
 from stream_monitor.config.model import Config, ModelConfig
 from stream_monitor.config.units import format_size
 from stream_monitor.errors import ProfileError
@@ -36,7 +43,9 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     build.add_argument("data", nargs="+", metavar="DATA", help="Parquet, CSV or JSONL files")
     config_option(build)
-    build.add_argument("--output", type=Path, required=True, metavar="REF", help="file to write")
+    build.add_argument(
+        "--output", type=output_file, required=True, metavar="REF", help="file to write"
+    )
     build.add_argument("--model", help="which of the configured models; default: the only one")
     build.add_argument("--model-version", help="which of its versions; default: the only one")
     show = command(

@@ -172,7 +172,7 @@ def known_codes(raw: Any, column: Column, known: Mapping[str, int], *, text: boo
     if column.kind is Kind.BOOLEAN:
         local, names, wrong = tabular.booleans(raw, text=text)
     else:
-        local, names, wrong = tabular.categories(raw)
+        local, names, wrong = tabular.categories(raw, text=text)
     unseen = len(known)
     table = np.array([known.get(n, unseen) for n in names] + [unseen + 1], dtype=np.int32)
     codes = table[local]
@@ -184,6 +184,6 @@ def _texts(chunk: Chunk, name: str) -> list[str | None]:
     """A column as text a row; all None where the file has no such column."""
     if name not in chunk.columns:
         return [None] * chunk.rows
-    codes, names, _ = tabular.categories(chunk.columns[name])
+    codes, names, _ = tabular.categories(chunk.columns[name], text=False)
     table = [*names, None]
     return [table[c] for c in codes.tolist()]

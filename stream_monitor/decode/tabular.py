@@ -98,8 +98,11 @@ def _float(text: str) -> float | None:
         return None
 
 
-def categories(column: Any) -> tuple[CodeArray, list[str], BoolArray]:
+def categories(column: Any, *, text: bool) -> tuple[CodeArray, list[str], BoolArray]:
     """Categories as codes.
+
+    A CSV cannot say whether ``1.0`` is a number. Written as numbers usually are, it is one: the
+    category ``1``, as of JSON's 1 and 1.0. Other spellings (``01``, ``1.50``) stay as they are.
 
     Returns
     -------
@@ -114,6 +117,8 @@ def categories(column: Any) -> tuple[CodeArray, list[str], BoolArray]:
         return np.full(len(column), -1, dtype=np.int32), [], present
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     values = encoded.dictionary.to_pylist()
+    if text:
+        values = [_number_if_written_so(v) for v in values]
     # NaN is a missing number, not a category
     named = [None if v is None or v != v else category_of(v) for v in values]  # noqa: PLR0124
     names = list(dict.fromkeys(n for n in named if n is not None))
@@ -121,6 +126,11 @@ def categories(column: Any) -> tuple[CodeArray, list[str], BoolArray]:
     table = np.array([-1 if n is None else index[n] for n in named] + [-1], dtype=np.int32)
     indices = encoded.indices.fill_null(len(named)).to_numpy(zero_copy_only=False)
     return table[indices], names, np.zeros(len(column), dtype=np.bool_)
+
+
+def _number_if_written_so(value: Any) -> Any:
+    number = _float(value) if isinstance(value, str) else None
+    return value if number is None or repr(number) != value else number
 
 
 def _scalar(kind: Any) -> bool:
@@ -147,7 +157,7 @@ def booleans(column: Any, *, text: bool) -> tuple[CodeArray, list[str], BoolArra
     """As :func:`categories`, where anything but a boolean is of a wrong type."""
     if text and _is_text(getattr(column, "type", pa.null())):
         column = pc.utf8_lower(column)
-    codes, names, wrong = categories(column)
+    codes, names, wrong = categories(column, text=text)
     if isinstance(column, MixedColumn):
         strict = np.array([isinstance(v, bool) for v in column.values])
     else:

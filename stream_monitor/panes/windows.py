@@ -50,6 +50,10 @@ class Window:
         place = pane * self.grain
         return range((place - self.length) // self.step + 1, place // self.step + 1)
 
+    def whole_from(self, pane: int) -> int:
+        """Number of the first window all of whose panes are at or after ``pane``."""
+        return -(-pane * self.grain // self.step)
+
     def last_closed(self, mark: int) -> int:
         """Number of the newest window that ends at or before ``mark``; may be negative."""
         return (mark - self.length) // self.step

@@ -10,7 +10,7 @@ registry's interfaces.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ def build_profile(
     target = Target(model, version, Schema(()), {})
     builder = _Builder(paths, config, target, registry=registry, progress=progress)
     studies = builder.study()
+    _check_names(builder.names, config)
     schema, cells = _decide(studies, config, registry)
     counted = builder.count(schema, cells, _chunk_rows(config, builder.rows))
     return fingerprinted(
@@ -99,29 +100,43 @@ class _Builder:
         self._progress = progress
         self._mapping = config.mapping
         self.rows = 0
+        self.names: dict[str, None] = {}  # of all columns, in the order of the data
         self._order: IntArray | None = None
 
     def study(self) -> dict[str, ColumnStudy]:
-        """First pass."""
+        """First pass; once more for columns that turn out to hold categories only on the way."""
+        overrides = self._config.reference.columns
+        ignored = {name for name, o in overrides.items() if o.kind == "ignore"}
+        forced = {name: Kind(o.kind) for name, o in overrides.items() if o.kind != "ignore"}
+        studies = self._look("looking at the columns", forced, lambda name: name not in ignored)
+        scored = any(s.role is Role.SCORE for s in studies.values())
+        late = {
+            name: Kind.CATEGORICAL
+            for name, study in studies.items()
+            if study.kind(scored=scored) is Kind.CATEGORICAL and not study.counted
+        }
+        if late:
+            studies |= self._look("looking at the categories", late, late.__contains__)
+        return studies
+
+    def _look(
+        self, phase: str, forced: Mapping[str, Kind], wanted: Callable[[str], bool]
+    ) -> dict[str, ColumnStudy]:
         studies: dict[str, ColumnStudy] = {}
         times: list[IntArray] = []
-        overrides = self._config.reference.columns
-        for chunk in self._read("looking at the columns"):
-            if self._mapping.timestamp and self._mapping.timestamp not in chunk.columns:
-                # reference data often has no times: its order then is that of the rows
-                self._mapping = self._mapping.model_copy(update={"timestamp": None})
+        self.rows = 0
+        for number, chunk in enumerate(self._read(phase)):
+            self._settle_times(chunk, first=number == 0)
             placed = TableDecoder(self._mapping, [self._target]).place(chunk)
             used = np.flatnonzero(placed.target >= 0)
             times.append(placed.time[used])
             chosen = chunk if len(used) == chunk.rows else chunk.take(used)
             for name, (source, role) in source_columns(self._mapping, list(chunk.columns)).items():
-                override = overrides.get(name)
-                if override is not None and override.kind == "ignore":
-                    continue
-                if name not in studies:
-                    forced = Kind(override.kind) if override else None
-                    studies[name] = ColumnStudy(name, role, forced)
-                studies[name].update(chosen.columns[source], text=chunk.text, row=self.rows)
+                self.names[name] = None
+                if wanted(name):
+                    if name not in studies:
+                        studies[name] = ColumnStudy(name, role, forced.get(name))
+                    studies[name].update(chosen.columns[source], text=chunk.text, row=self.rows)
             self.rows += len(used)
         if not self.rows:
             raise ProfileError(
@@ -130,6 +145,18 @@ class _Builder:
             )
         self._order = _order(np.concatenate(times))
         return studies
+
+    def _settle_times(self, chunk: Chunk, *, first: bool) -> None:
+        """Reference data often has no times: its order then is that of the rows."""
+        column = self._config.mapping.timestamp
+        timed = column in chunk.columns
+        if first and not timed:
+            self._mapping = self._config.mapping.model_copy(update={"timestamp": None})
+        elif timed is (self._mapping.timestamp is None):
+            raise ProfileError(
+                f"column {column!r} (mapping.timestamp) is in some of the files only; give every "
+                f"file its times, or none"
+            )
 
     def count(self, schema: Schema, cells: dict[str, Cells], chunk_rows: int) -> _Counted:
         """Second and third pass."""
@@ -249,7 +276,6 @@ def _decide(
     studies: dict[str, ColumnStudy], config: Config, registry: Registry
 ) -> tuple[Schema, dict[str, Cells]]:
     """The schema and the cells, before anything is counted."""
-    _check_names(studies, config)
     scored = any(s.role is Role.SCORE for s in studies.values())
     columns, cells = [], {}
     for study in studies.values():
@@ -264,22 +290,22 @@ def _decide(
             edges = _edges(summary, registry)
             cells[column.name] = Cells(column, edges, none, (), counts, summary)
         else:
-            names = study.categories(config.reference.max_categories)
+            names = (
+                study.categories(config.reference.max_categories)
+                if kind is Kind.CATEGORICAL
+                else ("false", "true")
+            )
             cells[column.name] = Cells(column, none, none, names, counts, None)
     if not any(c.role is Role.FEATURE for c in columns):
         raise ProfileError("the data has no feature column; check `mapping.features`")
     return Schema(tuple(columns)), cells
 
 
-def _check_names(studies: dict[str, ColumnStudy], config: Config) -> None:
+def _check_names(names: Collection[str], config: Config) -> None:
     for name in config.reference.columns:
-        known = studies.keys() | {
-            n for n, c in config.reference.columns.items() if c.kind == "ignore"
-        }
-        if name not in known:
+        if name not in names:
             raise ProfileError(
-                f"reference.columns.{name}: the data has no such column; it has "
-                f"{', '.join(studies)}"
+                f"reference.columns.{name}: the data has no such column; it has {', '.join(names)}"
             )
 
 

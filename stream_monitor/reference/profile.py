@@ -200,8 +200,10 @@ def load(path: Path) -> Profile:
             }
     except FileNotFoundError:
         raise ProfileError(f"{path}: there is no such file; {rebuild}") from None
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ProfileError(f"{path}: not a reference profile ({error}); {rebuild}") from None
+    except ProfileError:
+        raise
+    except Exception as error:  # a damaged archive makes zipfile, zlib and NumPy raise many things
+        raise ProfileError(f"{path}: not a reference profile ({error!r}); {rebuild}") from None
     if _digest(header, arrays) != header.fingerprint:
         raise ProfileError(f"{path}: its content does not fit its fingerprint; {rebuild}")
     return _assemble(header, arrays)

@@ -10,7 +10,7 @@ import numpy as np
 from stream_monitor.cells import Summary
 from stream_monitor.decode import tabular
 from stream_monitor.errors import ProfileError
-from stream_monitor.schema import FloatArray, Kind, Role, category_of
+from stream_monitor.schema import FloatArray, Kind, Role
 
 MAX_DISTINCT = 512
 _MAX_CATEGORIES = 1_000_000  # distinct values counted before a column is refused
@@ -136,14 +136,16 @@ class ColumnStudy:
         self._observed |= kinds
         if self._forced is not Kind.CATEGORICAL and "number" in kinds:
             self.numbers.update(tabular.numbers(column, text=text)[0], row)
-        if self._forced is Kind.CATEGORICAL or kinds - {"number"}:
+        if self._forced is Kind.CATEGORICAL or "text" in kinds:
             self._count(column, text=text)
 
+    @property
+    def counted(self) -> bool:
+        """Whether every value was counted as a category: not so where text came after numbers."""
+        return self._forced is Kind.CATEGORICAL or self._observed == {"text"}
+
     def _count(self, column: Any, *, text: bool) -> None:
-        if self._forced is Kind.BOOLEAN or (text and self._observed <= {"boolean"}):
-            codes, names, _ = tabular.booleans(column, text=text)
-        else:
-            codes, names, _ = tabular.categories(column)
+        codes, names, _ = tabular.categories(column, text=text)
         for name, count in zip(names, np.bincount(codes[codes >= 0]).tolist(), strict=False):
             self._categories[name] += count
         if len(self._categories) > _MAX_CATEGORIES:
@@ -174,8 +176,6 @@ class ColumnStudy:
 
     def categories(self, limit: int) -> tuple[str, ...]:
         """The ``limit`` most frequent categories (ties by name), sorted."""
-        counts = Counter(self._categories)
-        if self.numbers.distinct:
-            counts += Counter({str(category_of(v)): n for v, n in self.numbers.distinct.items()})
+        counts = self._categories
         frequent = sorted(counts, key=lambda name: (-counts[name], name))[:limit]
         return tuple(sorted(frequent))
