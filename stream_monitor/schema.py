@@ -30,11 +30,13 @@ class Role(StrEnum):
     FEATURE = "feature"
     PREDICTION = "prediction"
     SCORE = "score"
+    TARGET = "target"  # the true label, where events or a label file bring it
     DERIVED = "derived"  # computed from the other columns of the same row, e.g. the outlier score
 
 
 PREDICTION = "prediction"
 SCORE = "score"
+TARGET = "target"
 
 
 def score_column(class_label: str | None) -> str:
@@ -57,7 +59,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """The columns of a model's events, features in name order, then prediction and scores."""
+    """The columns of a model's events, features in name order, then prediction, scores, target."""
 
     columns: tuple[Column, ...]
 

@@ -16,9 +16,13 @@ COLUMNS = (
 )  # fmt: skip
 
 DRIFT = "drift"
+MULTIVARIATE = "multivariate_drift"
 OUTLIERS = "outliers"
 QUALITY = "quality"
 STATISTICS = "statistics"
+ESTIMATED = "estimated_performance"
+REALIZED = "realized_performance"
+DETECTORS = "detectors"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,25 +3,119 @@
 Methods know plain arrays only: the reference's :class:`~stream_monitor.cells.Cells` and counts of
 a window. They are pure and hold no state of the stream.
 
-Three shapes cover everything so far:
+Four shapes cover everything so far:
 
 - :class:`DriftMethod`: a distance between the reference's and the window's counts of one column;
 - :class:`ShareMethod`: the share of rows that fall into some of a column's slots;
 - :class:`RowMethod`: a number for each row from several of its columns, which then is a column of
-  its own with cells, share methods and a mean.
+  its own with cells and share methods;
+- :class:`BlockMethod`: any values from slots of its own, which it fills itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum
+from math import nan
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from stream_monitor.batch import ColumnBatch
 from stream_monitor.cells import Cells, Summary
+from stream_monitor.panes.layout import Counted
 from stream_monitor.schema import BoolArray, FloatArray, IntArray, Kind, Schema
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+
+class Chunks(Enum):
+    """How NannyML 0.13.1 draws the thresholds of a metric, and when it alerts.
+
+    All but the constants are the mean of the reference chunks' values ± 3 population standard
+    deviations, NaN left out.
+    """
+
+    UPPER = "upper bound only, at most the metric's greatest value; alert above it"
+    BOTH = "both bounds, within the metric's range; alert outside of them"
+    BETWEEN = "both bounds, none where it would leave the metric's range; alert unless between"
+    ZERO = "constant upper bound 0"
+    SEPARABLE = "constant bounds 0.45 and 0.65"
+    CHI2 = "no bound; alert where p < 0.05"
+    NONE = "no bound, no alert"
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What a value is, for thresholds, documentation and metadata.
+
+    Attributes
+    ----------
+    metric
+        The field's name of it.
+    family
+        Values of one family share the stated rate of false alarms.
+    low, high
+        The range of its values; may be infinite.
+    help
+        One sentence: formula or meaning, unit, range.
+    chunks
+        NannyML's threshold.
+    chunk_family
+        Whose values of the same metric the chunks' thresholds are drawn from; default: its own.
+    """
+
+    metric: str
+    family: str
+    low: float
+    high: float
+    help: str
+    chunks: Chunks = Chunks.NONE
+    chunk_family: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A value before it is judged.
+
+    Attributes
+    ----------
+    metric
+        The definition's, but where one definition stands for many (the cells of a confusion
+        matrix).
+    feature
+        What the value is shown under; empty where it belongs to the model as a whole.
+    column
+        The column that it was computed from, which is what ``feature`` is but for derived columns.
+    rows
+        The number of rows that it rests on.
+    sampling_error
+        Standard error of the value as an estimate for the population that the window is a sample
+        of.
+    lower_confidence, upper_confidence
+        A band about the value; its method says of which kind.
+    expected, spread
+        Mean and standard deviation of the value in windows of so many rows that are like the
+        reference, the reference's own sampling noise included: what calibrated thresholds of
+        values without a calibration of their own are drawn from. NaN: not judged by default.
+    """
+
+    definition: Definition
+    metric: str
+    feature: str
+    column: str
+    value: float
+    rows: int
+    sampling_error: float = nan
+    lower_confidence: float = nan
+    upper_confidence: float = nan
+    expected: float = nan
+    spread: float = nan
+
+    @property
+    def family(self) -> str:
+        return self.definition.family
 
 
 class BoundDrift(Protocol):
@@ -127,15 +221,101 @@ class RowMethod(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Study:
+    """What is known of a reference after the first look at it.
+
+    ``cells`` have edges, categories and summaries, their counts are still empty. ``compat`` asks
+    for NannyML's numbers, quirks included. ``positive`` is the configured name of the positive
+    class, None where the method is to choose.
+    """
+
+    schema: Schema
+    cells: Mapping[str, Cells]
+    compat: bool = False
+    positive: str | None = None
+
+
+class BlockLearner(Protocol):
+    """Learns a block method from the reference."""
+
+    def update(self, batch: ColumnBatch) -> None:
+        """Take in some rows; every row comes once, in the order of the files."""
+
+    def finish(self, sample: ColumnBatch) -> Arrays:
+        """Named arrays, as saved in the reference file; no object arrays.
+
+        ``sample`` holds rows chosen by hash, or all of them, in time order.
+        """
+
+
+class Addends(Protocol):
+    """What each row of a batch adds to a block's slots."""
+
+    def counts(self, group: IntArray, groups: int) -> IntArray:
+        """The rows' additions a group.
+
+        Parameters
+        ----------
+        group : int64[n] in 0 … groups − 1, the group of each row
+
+        Returns
+        -------
+        int64[groups, size]; see :mod:`stream_monitor.panes.exact` for sums as integers.
+        """
+
+
+class Measure(Protocol):
+    """A block method made ready to evaluate windows against one reference."""
+
+    def measure(self, window: Counted) -> Iterable[Measured]:
+        """Its values of a window, always the same ones in the same order; NaN where empty."""
+
+
+class Block(Protocol):
+    """A learned block method."""
+
+    @property
+    def size(self) -> int:
+        """How many slots it has."""
+
+    def addends(self, batch: ColumnBatch) -> Addends:
+        """The costly part of counting, done once a batch."""
+
+    def bind(self, reference: Counted) -> Measure:
+        """Ready to evaluate; ``reference`` holds the counts of the whole reference."""
+
+
+class BlockMethod(Protocol):
+    """Any values of the model, computed from slots of its own or from the columns' counts.
+
+    Counts must be additive: the same rows in any batches, order and grouping give the same sums.
+    """
+
+    @property
+    def name(self) -> str:
+        """Of the block, and what `methods.blocks` lists."""
+
+    @property
+    def definitions(self) -> tuple[Definition, ...]: ...
+
+    def learner(self, study: Study) -> BlockLearner | None:
+        """None where the reference lacks what the method needs (labels, scores, …)."""
+
+    def load(self, schema: Schema, cells: Mapping[str, Cells], arrays: Arrays) -> Block:
+        """The method as learned; ``cells`` are complete, ``schema`` is that of the batches."""
+
+
+@dataclass(frozen=True, slots=True)
 class Registry:
-    """All methods, by metric."""
+    """All methods, by metric or name."""
 
     drift: dict[str, DriftMethod]
     share: dict[str, ShareMethod]
     row: dict[str, RowMethod]
+    block: dict[str, BlockMethod]
 
 
-REGISTRY = Registry({}, {}, {})
+REGISTRY = Registry({}, {}, {}, {})
 
 _M = TypeVar("_M")
 
@@ -156,3 +336,7 @@ def register_share(method: ShareMethod) -> None:
 
 def register_row(method: RowMethod) -> None:
     _add(REGISTRY.row, method.metric, method)
+
+
+def register_block(method: BlockMethod) -> None:
+    _add(REGISTRY.block, method.name, method)

@@ -3,7 +3,7 @@
 =================  ============================================================================
 slot 0             rows
 then each column   its slots (see :mod:`stream_monitor.cells`), columns in the profile's order
-then each derived  the sum of its values in units of 2⁻³² (an integer, so that order never matters)
+then each block    the slots of one method that keeps more than cells, in the profile's order
 =================  ============================================================================
 """
 
@@ -15,52 +15,52 @@ from dataclasses import dataclass
 import numpy as np
 
 from stream_monitor.cells import Cells
-from stream_monitor.schema import IntArray, Role
+from stream_monitor.schema import IntArray
 
 ROWS = 0
-FIXED_POINT = 2.0**32
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where each column's slots lie.
+    """Where the slots of each column and each block lie. ``size`` is a vector's length."""
 
-    ``offsets`` maps a column's name to its first slot, ``sums`` a derived column's name to the
-    slot of its sum. ``size`` is the length of a pane's vector.
-    """
-
-    offsets: Mapping[str, int]
-    widths: Mapping[str, int]
-    sums: Mapping[str, int]
+    columns: Mapping[str, slice]
+    blocks: Mapping[str, slice]
     size: int
 
     @classmethod
-    def of(cls, cells: Mapping[str, Cells]) -> Layout:
-        offsets, widths = {}, {}
+    def of(cls, cells: Mapping[str, Cells], blocks: Mapping[str, int]) -> Layout:
+        """The layout of these columns and of blocks with so many slots."""
         end = 1
+        columns, runs = {}, {}
         for name, column in cells.items():
-            offsets[name], widths[name] = end, column.slots
+            columns[name] = slice(end, end + column.slots)
             end += column.slots
-        sums = {}
-        for name, column in cells.items():
-            if column.column.role is Role.DERIVED:
-                sums[name] = end
-                end += 1
-        return cls(offsets, widths, sums, end)
+        for name, size in blocks.items():
+            runs[name] = slice(end, end + size)
+            end += size
+        return cls(columns, runs, end)
 
-    def counts(self, vector: IntArray, column: str) -> IntArray:
-        """The column's slots in a vector of this layout: int64[..., slots], a view."""
-        start = self.offsets[column]
-        return vector[..., start : start + self.widths[column]]
 
-    def rows(self, vector: IntArray) -> int:
-        return int(vector[ROWS])
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A vector of a layout, int64[size], read by name: what one window or the reference counted."""
 
-    def mean(self, vector: IntArray, derived: str) -> float:
-        """Mean of a derived column; NaN without rows."""
-        rows = self.rows(vector)
-        return int(vector[self.sums[derived]]) / FIXED_POINT / rows if rows else float("nan")
+    layout: Layout
+    vector: IntArray
 
-    def split(self, vector: IntArray) -> dict[str, IntArray]:
+    @property
+    def rows(self) -> int:
+        return int(self.vector[ROWS])
+
+    def column(self, name: str) -> IntArray:
+        """int64[slots], a view."""
+        return self.vector[self.layout.columns[name]]
+
+    def block(self, name: str) -> IntArray:
+        """int64[block's size], a view."""
+        return self.vector[self.layout.blocks[name]]
+
+    def columns(self) -> dict[str, IntArray]:
         """Every column's slots, as copies that do not keep the vector alive."""
-        return {name: np.array(self.counts(vector, name)) for name in self.offsets}
+        return {name: np.array(self.column(name)) for name in self.layout.columns}
