@@ -25,15 +25,17 @@ def method_problems(config: Config) -> list[Problem]:
         ("continuous", config.methods.continuous, Kind.CONTINUOUS),
         ("categorical", config.methods.categorical, Kind.CATEGORICAL),
     ):
-        known = [m.metric for m in REGISTRY.drift.values() if kind in m.kinds]
+        known = [name for name, m in REGISTRY.drift.items() if kind in m.kinds]
         problems += _unknown(f"methods.{key}", chosen, known)
-    quality = [m.metric for m in REGISTRY.share.values() if m.family == QUALITY]
-    return problems + _unknown("methods.quality", config.methods.quality, quality)
+    quality = [n for n, m in REGISTRY.share.items() if m.definition.family == QUALITY]
+    problems += _unknown("methods.quality", config.methods.quality, quality)
+    return problems + _unknown("methods.blocks", config.methods.blocks, list(REGISTRY.block))
 
 
 def override_problems(config: Config) -> list[Problem]:
     """Overrides of thresholds that can fit no value."""
-    metrics = ["rows_count", *REGISTRY.drift, *REGISTRY.share, *REGISTRY.row]
+    blocks = [d.metric for m in REGISTRY.block.values() for d in m.definitions]
+    metrics = ["rows_count", *REGISTRY.drift, *REGISTRY.share, *REGISTRY.row, *blocks]
     models = list(dict.fromkeys(m.name for m in config.models))
     return [
         Problem(f"alerts.overrides[{i}].{key}", name, f"choose from {', '.join(known)}")

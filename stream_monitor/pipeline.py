@@ -15,6 +15,7 @@ import numpy as np
 from stream_monitor.batch import ColumnBatch, Decoded, Reject
 from stream_monitor.config.model import TimeConfig
 from stream_monitor.config.units import format_duration
+from stream_monitor.panes.layout import Counted
 from stream_monitor.panes.partition import Partition
 from stream_monitor.panes.windows import ROWS, TIME, Window
 from stream_monitor.schema import IntArray
@@ -182,7 +183,7 @@ class Pipeline:
         if state is None:
             return {}
         vector, _, _ = self._sum(model, window, result.index - state.index(0))
-        return {} if vector is None else model.layout.split(vector)
+        return {} if vector is None else Counted(model.layout, vector).columns()
 
     def _mark(self, model: Watched, window: Window, watermark: int | None) -> int | None:
         if window.clock == TIME:
@@ -250,7 +251,8 @@ class Pipeline:
             vector, first, last = self._sum(model, window, number)
             if vector is None:
                 continue
-            measured = model.evaluator.measure(vector)
+            counted = Counted(model.layout, vector)
+            measured = model.evaluator.measure(counted)
             by_time = window.clock == TIME
             results.append(
                 WindowResult(
@@ -261,9 +263,9 @@ class Pipeline:
                     state.index(number),
                     window.start(number) if by_time else first,
                     window.end(number) if by_time else last,
-                    model.layout.rows(vector),
+                    counted.rows,
                     closed,
-                    model.judge.values(measured, vector, closed=closed),
+                    model.judge.values(measured, counted, closed=closed),
                     state.revisions.get(number, 0),
                 )
             )

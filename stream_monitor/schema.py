@@ -31,12 +31,14 @@ class Role(StrEnum):
     PREDICTION = "prediction"
     SCORE = "score"
     TARGET = "target"  # the true label, where events or a label file bring it
+    SEGMENT = "segment"  # a field that only says which part of the traffic an event belongs to
     DERIVED = "derived"  # computed from the other columns of the same row, e.g. the outlier score
 
 
 PREDICTION = "prediction"
 SCORE = "score"
 TARGET = "target"
+SEGMENT = "segment."  # what the names of segment fields begin with
 
 
 def score_column(class_label: str | None) -> str:
@@ -59,7 +61,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """The columns of a model's events, features in name order, then prediction, scores, target."""
+    """The columns of a model's events, features in name order, then all others."""
 
     columns: tuple[Column, ...]
 

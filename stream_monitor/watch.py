@@ -18,7 +18,7 @@ from stream_monitor.methods.evaluate import Evaluator
 from stream_monitor.panes.count import Counter
 from stream_monitor.panes.layout import Layout
 from stream_monitor.panes.windows import Window, windows_of
-from stream_monitor.reference.build import target_of
+from stream_monitor.reference.build import loaded, target_of
 from stream_monitor.reference.profile import Profile, load
 
 
@@ -103,14 +103,19 @@ def _watched(
             f"build one with --model {model.name}"
         )
     layout = profile.layout
-    scorers = {
-        name: REGISTRY.row[name].load(profile.schema, arrays)
-        for name, arrays in profile.learned.items()
-    }
+    scorers, blocks = loaded(REGISTRY, profile.schema, profile.cells, profile.learned)
+    compat = config.compat is not None
+    if compat != profile.compat:
+        raise ProfileError(
+            f"it was built {'with' if profile.compat else 'without'} `compat: nannyml`, the "
+            f"configuration is {'with' if compat else 'without'} it; build it anew with "
+            "`stream-monitor reference build`"
+        )
     evaluator = Evaluator(
-        dict(profile.cells),
-        layout,
+        profile.cells,
+        profile.reference,
         REGISTRY,
+        {name: block for name, block in blocks.items() if name in config.methods.blocks},
         continuous=config.methods.continuous,
         categorical=config.methods.categorical,
         quality=config.methods.quality,
@@ -124,7 +129,7 @@ def _watched(
         profile,
         layout,
         target_of(model.name, model.version, profile.schema, profile.cells),
-        Counter(profile.schema, profile.cells, layout, scorers),
+        Counter(profile.schema, profile.cells, layout, scorers, blocks),
         evaluator,
-        Judge(model.name, profile, evaluator, config.alerts),
+        Judge(model.name, profile, evaluator, config.alerts, compat=compat),
     )

@@ -28,7 +28,7 @@ from stream_monitor.alerts.null import generalised_pareto, null_counts, samplers
 from stream_monitor.alerts.rates import count_above, greatest_count, mean_limit
 from stream_monitor.cells import Cells
 from stream_monitor.methods import REGISTRY
-from stream_monitor.methods.evaluate import Measured
+from stream_monitor.methods.base import Measured
 from stream_monitor.schema import FloatArray, Kind, Role
 from tests.building import cells_of, counts_of
 
@@ -366,7 +366,7 @@ def test_means_of_skew_scores_alarm_at_the_stated_rate(rows: int) -> None:
         points = np.bincount(codes, values, 200) / np.maximum(counts[:200], 1)
         cells = Cells(column, edges, points, (), counts, None)
         means = law.rvs(size=(windows, rows), random_state=rng).mean(axis=1)
-        m = Measured("", "s", "outliers", "s", float(means[0]), rows)
+        m = Measured(REGISTRY.row["outlier_score"].definition, "s", "", "s", float(means[0]), rows)
         limit = mean_limit(cells, m, level)
         alarms += int((means > limit.upper).sum())
         assert (limit.p_value < level) == (means[0] > limit.upper)

@@ -12,7 +12,7 @@ from scipy import stats
 from stream_monitor.alerts.calibration import Calibration
 from stream_monitor.alerts.rates import share_limit
 from stream_monitor.methods import REGISTRY
-from stream_monitor.methods.evaluate import Measured
+from stream_monitor.methods.base import Measured
 from stream_monitor.schema import Kind
 from tests.building import cells_of, counts_of
 
@@ -84,7 +84,9 @@ def test_shares_alarm_at_most_at_the_stated_rate(share: float, rows: int) -> Non
         reference = np.where(rng.random(1_000) < share, np.nan, 1.0)
         cells = cells_of(reference, Kind.CONTINUOUS)
         value = rng.binomial(rows, share) / rows
-        limit = share_limit(method, cells, Measured("x", "x", "quality", "m", value, rows), LEVEL)
+        limit = share_limit(
+            method, cells, Measured(method.definition, "m", "x", "x", value, rows), LEVEL
+        )
         alarms += value > limit.upper or value < limit.lower
     assert alarms <= stats.binom.isf(1e-4, WINDOWS, LEVEL)
 

@@ -34,7 +34,7 @@ def expected(metric: str, cells: Cells) -> Any:
 
 
 def test_the_quality_methods_are_registered() -> None:
-    found = {m: s for m, s in REGISTRY.share.items() if s.family == QUALITY}
+    found = {m: s for m, s in REGISTRY.share.items() if s.definition.family == QUALITY}
     assert sorted(found) == sorted(METRICS)
     assert [m for m, s in found.items() if s.two_sided] == ["missing_values"]
 

@@ -1,12 +1,13 @@
 """Thresholds calibrated for the window's number of rows: the default rule.
 
-The stated rate of false alarms holds for each family of a window (drift, quality, outliers) as a
+The stated rate of false alarms holds for each family of a window (drift, quality, outliers, …) as a
 whole; :mod:`.calibration` and :mod:`.rates` say how it is shared.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -14,12 +15,13 @@ import numpy as np
 
 from stream_monitor.alerts.calibration import Calibration, Null, sidak
 from stream_monitor.alerts.limits import NO_LIMIT, Limit
-from stream_monitor.alerts.rates import mean_limit, share_limit
+from stream_monitor.alerts.rates import mean_limit, normal_limit, share_limit
 from stream_monitor.methods import REGISTRY
-from stream_monitor.methods.evaluate import Evaluator, Measured
+from stream_monitor.methods.base import Measured
+from stream_monitor.methods.evaluate import Evaluator
+from stream_monitor.panes.layout import Counted
 from stream_monitor.reference.profile import Profile
-from stream_monitor.schema import IntArray
-from stream_monitor.values import DRIFT, STATISTICS
+from stream_monitor.values import DRIFT, OUTLIERS, QUALITY, STATISTICS
 
 
 class CalibratedLimits:
@@ -34,9 +36,7 @@ class CalibratedLimits:
             {name: method.tail_power for name, method in REGISTRY.drift.items()},
             false_alarms=false_alarms,
         )
-        sizes: dict[str, int] = {}
-        for family in evaluator.families():
-            sizes[family] = sizes.get(family, 0) + 1
+        sizes = Counter(m.family for m in evaluator.measure(profile.reference) if _judged(m))
         self._levels = {family: sidak(false_alarms, n) for family, n in sizes.items()}
 
     def dump(self) -> bytes:
@@ -56,21 +56,35 @@ class CalibratedLimits:
         """How much :meth:`dump` would give, in grid points."""
         return len(self._calibration.arrays())
 
-    def of(self, measured: Sequence[Measured], vector: IntArray) -> list[Limit]:  # noqa: ARG002
+    def of(self, measured: Sequence[Measured], window: Counted) -> list[Limit]:  # noqa: ARG002
         known: dict[str, tuple[float, dict[str, Null]]] = {}
         limits = []
         for m in measured:
-            if m.family == STATISTICS:
-                limits.append(NO_LIMIT)
-            elif m.family == DRIFT:
+            if m.family == DRIFT:
                 if m.column not in known:
                     known[m.column] = self._calibration.nulls(m.column, m.rows)
                 level, nulls = known[m.column]
                 null = nulls[m.metric]
                 limits.append(Limit(math.nan, null.upper(level), null.p_value(m.value)))
-            elif (m.column, m.metric) in self._shares:
-                share, _ = self._shares[m.column, m.metric]
-                limits.append(share_limit(share, self._cells[m.column], m, self._levels[m.family]))
             else:
-                limits.append(mean_limit(self._cells[m.column], m, self._levels[m.family]))
+                limits.append(self._limit(m) if _judged(m) else NO_LIMIT)
         return limits
+
+    def _limit(self, m: Measured) -> Limit:
+        level = self._levels[m.family]
+        if (m.column, m.metric) in self._shares:
+            return share_limit(self._shares[m.column, m.metric][0], self._cells[m.column], m, level)
+        if m.family == OUTLIERS:
+            return mean_limit(self._cells[m.column], m, level)
+        return normal_limit(m, level)
+
+
+def _judged(m: Measured) -> bool:
+    """Whether a value has a limit of its family's rate.
+
+    Summary statistics have none: what they could tell, the drift of the same column tells with a
+    distribution that is known.
+    """
+    if m.family == STATISTICS:
+        return False
+    return m.family in (QUALITY, OUTLIERS) or m.spread > 0

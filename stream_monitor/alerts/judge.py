@@ -9,19 +9,22 @@ from stream_monitor.alerts.calibrated import CalibratedLimits
 from stream_monitor.alerts.chunks import ChunkLimits
 from stream_monitor.alerts.limits import NO_LIMIT, Limit, Limits, NoLimits
 from stream_monitor.config.model import AlertsConfig, ThresholdOverride
-from stream_monitor.methods.evaluate import Evaluator, Measured
+from stream_monitor.methods.base import Measured
+from stream_monitor.methods.evaluate import Evaluator
+from stream_monitor.panes.layout import Counted
 from stream_monitor.reference.profile import Profile
-from stream_monitor.schema import IntArray
 from stream_monitor.values import Value
 
 
-def limits_of(profile: Profile, evaluator: Evaluator, config: AlertsConfig) -> Limits:
+def limits_of(
+    profile: Profile, evaluator: Evaluator, config: AlertsConfig, *, compat: bool
+) -> Limits:
     """The configured rule for thresholds."""
-    match config.threshold:
+    match config.threshold or ("chunks" if compat else "calibrated"):
         case "calibrated":
             return CalibratedLimits(profile, evaluator, config.false_alarms)
         case "chunks":
-            return ChunkLimits(profile, evaluator)
+            return ChunkLimits(profile, evaluator, compat=compat)
         case "constant":
             return NoLimits()
 
@@ -35,14 +38,21 @@ class Judge:
     """
 
     def __init__(
-        self, model: str, profile: Profile, evaluator: Evaluator, config: AlertsConfig
+        self,
+        model: str,
+        profile: Profile,
+        evaluator: Evaluator,
+        config: AlertsConfig,
+        *,
+        compat: bool,
     ) -> None:
-        self._min_rows = config.min_rows
+        # NannyML judges every chunk
+        self._min_rows = 1 if compat else config.min_rows
         self._overrides = [o for o in config.overrides if o.model in (None, model)]
-        self.limits = limits_of(profile, evaluator, config)
+        self.limits = limits_of(profile, evaluator, config, compat=compat)
 
     def values(
-        self, measured: Sequence[Measured], vector: IntArray, *, closed: bool
+        self, measured: Sequence[Measured], window: Counted, *, closed: bool
     ) -> tuple[Value, ...]:
         """Values with thresholds and verdicts, in the order of ``measured``.
 
@@ -50,7 +60,7 @@ class Judge:
         but the configured constants.
         """
         enough = [m for m in measured if closed and m.rows >= self._min_rows]
-        limits = dict(zip(map(id, enough), self.limits.of(enough, vector), strict=True))
+        limits = dict(zip(map(id, enough), self.limits.of(enough, window), strict=True))
         return tuple(
             self._value(m, limits.get(id(m), NO_LIMIT), judged=closed and m.rows >= self._min_rows)
             for m in measured
@@ -61,20 +71,18 @@ class Judge:
             if _fits(override, m):
                 limit = Limit(_number(override.lower), _number(override.upper), limit.p_value)
                 break
-        limited = not (math.isnan(limit.lower) and math.isnan(limit.upper))
-        alert = None
-        if judged and limited and not math.isnan(m.value):
-            # comparisons with NaN are False, so a missing bound never alerts
-            alert = m.value > limit.upper or m.value < limit.lower
         return Value(
             m.feature,
             m.family,
             m.metric,
             m.value,
-            p_value=limit.p_value,
-            lower_threshold=limit.lower,
-            upper_threshold=limit.upper,
-            alert=alert,
+            limit.p_value,
+            m.sampling_error,
+            m.lower_confidence,
+            m.upper_confidence,
+            limit.lower,
+            limit.upper,
+            limit.alert(m.value) if judged else None,
         )
 
 

@@ -7,17 +7,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from stream_monitor.methods.evaluate import Measured
-from stream_monitor.schema import IntArray
+from stream_monitor.methods.base import Measured
+from stream_monitor.panes.layout import Counted
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """Bounds of a value without drift; NaN where there is none."""
+    """Bounds of a value without drift; NaN where there is none.
+
+    A value is an alert strictly outside of them; with ``between`` also on them, and where it is NaN
+    (NannyML's rule for some of its metrics).
+    """
 
     lower: float
     upper: float
     p_value: float = math.nan
+    between: bool = False
+
+    def alert(self, value: float) -> bool | None:
+        """None where there is nothing to judge."""
+        if math.isnan(self.lower) and math.isnan(self.upper):
+            return None
+        if self.between:
+            # comparisons with NaN are False
+            above = math.isnan(self.lower) or self.lower < value
+            return not (above and (math.isnan(self.upper) or value < self.upper))
+        if math.isnan(value):
+            return None
+        return value > self.upper or value < self.lower
 
 
 NO_LIMIT = Limit(math.nan, math.nan)
@@ -26,8 +43,8 @@ NO_LIMIT = Limit(math.nan, math.nan)
 class Limits(Protocol):
     """A rule for thresholds, made ready for one reference."""
 
-    def of(self, measured: Sequence[Measured], vector: IntArray) -> list[Limit]:
-        """The limit of each value of a window with the counts ``vector``."""
+    def of(self, measured: Sequence[Measured], window: Counted) -> list[Limit]:
+        """The limit of each value of a window."""
 
     @property
     def size(self) -> int:
@@ -55,5 +72,5 @@ class Stateless:
 class NoLimits(Stateless):
     """No thresholds but those that the configuration overrides."""
 
-    def of(self, measured: Sequence[Measured], vector: IntArray) -> list[Limit]:  # noqa: ARG002
+    def of(self, measured: Sequence[Measured], window: Counted) -> list[Limit]:  # noqa: ARG002
         return [NO_LIMIT] * len(measured)

@@ -10,8 +10,7 @@ from scipy import special, stats
 
 from stream_monitor.alerts.limits import NO_LIMIT, Limit
 from stream_monitor.cells import Cells
-from stream_monitor.methods.base import ShareMethod
-from stream_monitor.methods.evaluate import Measured
+from stream_monitor.methods.base import Measured, ShareMethod
 from stream_monitor.schema import FloatArray
 
 _SUMMED = 4_096  # counts up to which probabilities are summed one by one
@@ -127,3 +126,18 @@ def mean_limit(cells: Cells, m: Measured, level: float) -> Limit:
     upper = mean + float(stats.pearson3.isf(level, skewness)) * spread
     p = float(stats.pearson3.sf((m.value - mean) / spread, skewness))
     return Limit(math.nan, upper, p)
+
+
+def normal_limit(m: Measured, level: float) -> Limit:
+    """Two-sided bounds and p-value of a value with the normal distribution that it states.
+
+    Bounds: expected ± z spread with P(|Z| > z) = level, none where they leave the metric's range.
+    """
+    z = float(stats.norm.isf(level / 2))
+    lower, upper = m.expected - z * m.spread, m.expected + z * m.spread
+    p = 2 * float(stats.norm.sf(abs(m.value - m.expected) / m.spread))
+    return Limit(
+        lower if lower > m.definition.low else math.nan,
+        upper if upper < m.definition.high else math.nan,
+        p,
+    )

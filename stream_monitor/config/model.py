@@ -59,9 +59,12 @@ class MappingConfig(Section):
     features: str = "features"
     prediction: str | None = "prediction"
     score: str | None = "score"
-    scores: str | None = Field(default="scores", description="object of one score a class")
-    segment: str | None = "segment"
-    label: str | None = "label"
+    scores: str | dict[str, str] | None = Field(
+        default="scores",
+        description="where the object of one score a class lies, or a path for each class",
+    )
+    segment: str | None = Field(default="segment", description="object of segment fields")
+    label: str | None = Field(default="label", description="the true class or value")
 
 
 class ColumnConfig(Section):
@@ -84,6 +87,17 @@ class ReferenceConfig(Section):
     )
     max_categories: int = Field(
         default=1000, gt=0, le=100_000, description="the most frequent are kept, the rest is unseen"
+    )
+    sample_rows: int = Field(
+        default=100_000,
+        gt=0,
+        description="rows, chosen by hash, that calibrators and regressors learn from; with "
+        "`compat: nannyml` all rows",
+    )
+    positive_class: str | None = Field(
+        default=None,
+        description="the class that `score` is the probability of; default: 1 or true, else the "
+        "last by name",
     )
 
 
@@ -187,6 +201,11 @@ class MethodsConfig(Section):
     categorical: list[str] = ["jensen_shannon", "hellinger", "l_infinity", "chi2", "psi"]
     quality: list[str] = ["missing_values", "wrong_type", "unseen_values", "numerical_range"]
     outliers: bool = True
+    blocks: list[str] = Field(
+        default=[],
+        description="methods of the model as a whole that `reference build` prepares, each where "
+        "the reference has what it needs",
+    )  # fmt: skip
 
 
 class ThresholdOverride(Section):
@@ -202,10 +221,11 @@ class ThresholdOverride(Section):
 class AlertsConfig(Section):
     """When a value is an alert."""
 
-    threshold: Literal["calibrated", "constant", "chunks"] = Field(
-        default="calibrated",
+    threshold: Literal["calibrated", "constant", "chunks"] | None = Field(
+        default=None,
         description="calibrated: from the reference, for the window's number of rows; constant: "
-        "only `overrides`; chunks: NannyML's mean ± 3 standard deviations of reference chunks",
+        "only `overrides`; chunks: NannyML's mean ± 3 standard deviations of reference chunks; "
+        "default: calibrated, with `compat: nannyml` chunks",
     )
     false_alarms: float = Field(
         default=1e-4,
@@ -255,6 +275,10 @@ class Config(Section):
     """The whole file."""
 
     models: list[ModelConfig] = Field(min_length=1)
+    compat: Literal["nannyml"] | None = Field(
+        default=None,
+        description="NannyML's numbers, quirks included; a reference is built with or without it",
+    )
     source: SourceConfig | None = Field(default=None, description="required by `run`")
     mapping: MappingConfig = MappingConfig()
     reference: ReferenceConfig = ReferenceConfig()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stream_monitor.config.model import MappingConfig
-from stream_monitor.schema import PREDICTION, SCORE, Column, Role
+from stream_monitor.schema import SCORE, SEGMENT, Column, Role
 
 Path = tuple[str, ...]
 EVENT_TIME = "event_time"  # a value of mapping.arrival
@@ -27,19 +27,29 @@ class Paths:
         self.arrives_at_event_time = mapping.arrival == EVENT_TIME
         self.arrival = () if self.arrives_at_event_time else _split(mapping.arrival)
         self.features = _split(mapping.features)
-        self._prediction = _split(mapping.prediction)
-        self._score = _split(mapping.score)
-        self._scores = _split(mapping.scores)
+        self._single = {
+            Role.PREDICTION: _split(mapping.prediction),
+            Role.SCORE: _split(mapping.score),
+            Role.TARGET: _split(mapping.label),
+        }
+        self._scores = mapping.scores
+        self._segment = _split(mapping.segment)
 
     def column(self, column: Column) -> Path:
         """Where the column's value is."""
-        if column.role is Role.FEATURE:
-            return (*self.features, column.name)
-        if column.name == PREDICTION:
-            return self._prediction
-        if column.name == SCORE:
-            return self._score
-        return (*self._scores, column.name.removeprefix(f"{SCORE}_"))
+        match column.role:
+            case Role.FEATURE:
+                return (*self.features, column.name)
+            case Role.SEGMENT:
+                return (*self._segment, column.name.removeprefix(SEGMENT))
+            case Role.SCORE if column.name != SCORE:
+                return self._class_score(column.name.removeprefix(f"{SCORE}_"))
+        return self._single[column.role]
+
+    def _class_score(self, label: str) -> Path:
+        if isinstance(self._scores, str):
+            return (*_split(self._scores), label)
+        return _split((self._scores or {}).get(label))
 
 
 def look_up(event: Mapping[str, Any], path: Path) -> Any:

@@ -16,6 +16,8 @@ from stream_monitor.errors import ProfileError
 from stream_monitor.schema import (
     PREDICTION,
     SCORE,
+    SEGMENT,
+    TARGET,
     BoolArray,
     CodeArray,
     Column,
@@ -35,33 +37,42 @@ def source_columns(mapping: MappingConfig, names: list[str]) -> dict[str, tuple[
 
     Returns
     -------
-    {column name: (file column, role)}, features in name order, then prediction and scores
+    {column name: (file column, role)}, features in name order, then all others
     """
     prefix = mapping.features + "."
     nested = [n for n in names if n.startswith(prefix)]
-    score_prefix = f"{mapping.scores}." if mapping.scores else None
+    segment = f"{mapping.segment}."
     parts: dict[str, tuple[str, Role]] = {}
-    if mapping.prediction in names:
-        parts[PREDICTION] = (mapping.prediction or "", Role.PREDICTION)
-    if mapping.score in names:
-        parts[SCORE] = (mapping.score or "", Role.SCORE)
-    for name in sorted(names):
-        if score_prefix and name.startswith(score_prefix):
-            label = name.removeprefix(score_prefix)
-            parts[score_column(label)] = (name, Role.SCORE)
+    for source, name, role in (
+        (mapping.prediction, PREDICTION, Role.PREDICTION),
+        (mapping.score, SCORE, Role.SCORE),
+        *((source, score_column(label), Role.SCORE) for label, source in _scores(mapping, names)),
+        (mapping.label, TARGET, Role.TARGET),
+        *((n, SEGMENT + n.removeprefix(segment), Role.SEGMENT) for n in sorted(names)
+          if mapping.segment and n.startswith(segment)),
+    ):  # fmt: skip
+        if source in names:
+            parts[name] = (source or "", role)
     claimed = {
         mapping.id, mapping.model, mapping.version, mapping.timestamp, mapping.arrival,
-        mapping.label, mapping.segment, *(source for source, _ in parts.values()),
+        *(source for source, _ in parts.values()),
     }  # fmt: skip
-    segment = f"{mapping.segment}." if mapping.segment else None
-    flat = [n for n in names if n not in claimed and not (segment and n.startswith(segment))]
+    flat = [n for n in names if n not in claimed]
     features = {n.removeprefix(prefix): n for n in nested} if nested else {n: n for n in flat}
     if clash := sorted(features.keys() & parts.keys()):
         raise ProfileError(
-            f"{', '.join(clash)}: a feature has the name of the prediction or a score; rename the "
-            f"feature in the data"
+            f"{', '.join(clash)}: a feature has the name of the prediction, a score, the target or "
+            f"a segment field; rename the feature in the data"
         )
     return {name: (features[name], Role.FEATURE) for name in sorted(features)} | parts
+
+
+def _scores(mapping: MappingConfig, names: list[str]) -> list[tuple[str, str]]:
+    """The classes that have a score of their own, each with its column, in name order."""
+    if not isinstance(mapping.scores, str):
+        return sorted((mapping.scores or {}).items())
+    prefix = f"{mapping.scores}."
+    return [(n.removeprefix(prefix), n) for n in sorted(names) if n.startswith(prefix)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,7 @@ class DriftMethod(Protocol):
     """
 
     @property
-    def metric(self) -> str: ...
+    def definition(self) -> Definition: ...
 
     @property
     def kinds(self) -> frozenset[Kind]: ...
@@ -168,10 +168,7 @@ class ShareMethod(Protocol):
     """
 
     @property
-    def metric(self) -> str: ...
-
-    @property
-    def family(self) -> str: ...
+    def definition(self) -> Definition: ...
 
     @property
     def two_sided(self) -> bool:
@@ -189,7 +186,7 @@ class RowLearner(Protocol):
 
     def update(self, batch: ColumnBatch) -> None: ...
 
-    def finish(self) -> dict[str, np.ndarray[Any, Any]]:
+    def finish(self) -> Arrays:
         """Named arrays, as saved in the reference file."""
 
 
@@ -197,7 +194,7 @@ class RowScorer(Protocol):
     """A learned row method."""
 
     def score(self, batch: ColumnBatch) -> FloatArray:
-        """float64[n], finite."""
+        """float64[n], finite, within ±:data:`stream_monitor.panes.exact.LIMIT`."""
 
     @property
     def edges(self) -> FloatArray:
@@ -208,16 +205,13 @@ class RowMethod(Protocol):
     """A number for each row from several of its columns (an outlier score, a residual)."""
 
     @property
-    def metric(self) -> str:
-        """Name of the derived column."""
-
-    @property
-    def family(self) -> str: ...
+    def definition(self) -> Definition:
+        """Of the mean in a window; its metric is the derived column's name."""
 
     def learner(self, schema: Schema, cells: Mapping[str, Cells]) -> RowLearner | None:
         """A learner for the reference's second pass; None where the schema has no fit columns."""
 
-    def load(self, schema: Schema, arrays: Mapping[str, np.ndarray[Any, Any]]) -> RowScorer: ...
+    def load(self, schema: Schema, arrays: Arrays) -> RowScorer: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,15 +321,15 @@ def _add(table: dict[str, _M], metric: str, method: _M) -> None:
 
 
 def register_drift(method: DriftMethod) -> None:
-    _add(REGISTRY.drift, method.metric, method)
+    _add(REGISTRY.drift, method.definition.metric, method)
 
 
 def register_share(method: ShareMethod) -> None:
-    _add(REGISTRY.share, method.metric, method)
+    _add(REGISTRY.share, method.definition.metric, method)
 
 
 def register_row(method: RowMethod) -> None:
-    _add(REGISTRY.row, method.metric, method)
+    _add(REGISTRY.row, method.definition.metric, method)
 
 
 def register_block(method: BlockMethod) -> None:

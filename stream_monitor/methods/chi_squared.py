@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import numpy as np
 
 from stream_monitor.cells import Cells, Summary
-from stream_monitor.methods.base import BoundDrift, register_drift
+from stream_monitor.methods.base import BoundDrift, Chunks, Definition, register_drift
 from stream_monitor.methods.binning import Counts, Pooled
 from stream_monitor.schema import FloatArray, Kind
+from stream_monitor.values import DRIFT
 
 
 class ChiSquared:
@@ -19,7 +22,14 @@ class ChiSquared:
     windows of equal size only. NaN where either side is empty.
     """
 
-    metric = "chi2"
+    definition = Definition(
+        "chi2",
+        DRIFT,
+        0.0,
+        inf,
+        "Pearson's statistic of homogeneity; grows with the number of rows.",
+        Chunks.CHI2,
+    )
     kinds = frozenset({Kind.CATEGORICAL, Kind.BOOLEAN})
     tail_power = 1
 

@@ -3,79 +3,95 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from stream_monitor.cells import Cells
-from stream_monitor.methods.base import BoundDrift, Registry, ShareMethod
-from stream_monitor.panes.layout import Layout
-from stream_monitor.schema import BoolArray, IntArray, Kind, Role
-from stream_monitor.values import DRIFT, OUTLIERS, QUALITY, STATISTICS
+from stream_monitor.methods.base import (
+    Block,
+    BoundDrift,
+    Chunks,
+    Definition,
+    Measured,
+    Registry,
+    RowMethod,
+    ShareMethod,
+)
+from stream_monitor.panes.exact import joined
+from stream_monitor.panes.layout import Counted
+from stream_monitor.schema import BoolArray, Role
+from stream_monitor.values import QUALITY, STATISTICS
 
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A value before it is judged. ``rows`` is the number of rows that it rests on."""
-
-    feature: str
-    column: str
-    family: str
-    metric: str
-    value: float
-    rows: int
+ROWS_COUNT = Definition(
+    "rows_count", STATISTICS, 0.0, math.inf, "Rows of the window.", Chunks.BETWEEN
+)
 
 
 class Evaluator:
-    """The chosen methods, made ready for one reference."""
+    """The chosen methods, made ready for one reference.
+
+    ``drift`` and ``shares`` hold the methods of single columns, by (column, metric).
+    """
 
     def __init__(
         self,
-        cells: dict[str, Cells],
-        layout: Layout,
+        cells: Mapping[str, Cells],
+        reference: Counted,
         registry: Registry,
+        blocks: Mapping[str, Block],
         *,
         continuous: Sequence[str],
         categorical: Sequence[str],
-        quality: Sequence[str],
+        quality: Collection[str],
     ) -> None:
-        self._layout = layout
+        self._cells = cells
+        self._registry = registry
         self.drift: dict[tuple[str, str], BoundDrift] = {}
         self.shares: dict[tuple[str, str], tuple[ShareMethod, BoolArray]] = {}
-        self._derived = [n for n, c in cells.items() if c.column.role is Role.DERIVED]
-        self._cells = cells
+        self._derived: dict[str, RowMethod] = {}
+        self._measures = [block.bind(reference) for block in blocks.values()]
+        optional = {m for m, s in registry.share.items() if s.definition.family == QUALITY}
+        shares = [m for m in registry.share if m not in optional or m in quality]
         for name, column in cells.items():
-            if column.column.role is not Role.DERIVED:
-                chosen = continuous if column.column.kind is Kind.CONTINUOUS else categorical
-                for metric in chosen:
+            if column.column.role is Role.DERIVED:
+                self._derived[name] = registry.row[name]
+            else:
+                for metric in continuous if column.column.continuous else categorical:
                     method = registry.drift[metric]
                     if column.column.kind in method.kinds:
                         self.drift[name, metric] = method.bind(column)
-            for metric, share in registry.share.items():
-                if share.family != QUALITY or metric in quality:
-                    mask = share.mask(column)
-                    if mask is not None:
-                        self.shares[name, metric] = (share, mask)
+            for metric in shares:
+                share = registry.share[metric]
+                mask = share.mask(column)
+                if mask is not None:
+                    self.shares[name, metric] = (share, mask)
 
-    def families(self) -> list[str]:
-        """The family of each share and mean, once for each value that a window has of it."""
-        return [share.family for share, _ in self.shares.values()] + [OUTLIERS] * len(self._derived)
+    def measure(self, window: Counted) -> list[Measured]:
+        """Every value of a window."""
+        rows = window.rows
+        found = [Measured(ROWS_COUNT, ROWS_COUNT.metric, "", "", float(rows), rows)]
+        found += self._univariate(window)
+        found += self._shares(window)
+        for name, method in self._derived.items():
+            total = float(joined(window.block(name))[0])
+            mean = total / rows if rows else math.nan
+            found.append(Measured(method.definition, name, "", name, mean, rows))
+        for measure in self._measures:
+            found += measure.measure(window)
+        return found
 
-    def measure(self, vector: IntArray) -> list[Measured]:
-        """Every value of a window with these counts, int64[layout.size]."""
-        rows = self._layout.rows(vector)
-        found = [Measured("", "", STATISTICS, "rows_count", float(rows), rows)]
+    def _univariate(self, window: Counted) -> Iterator[Measured]:
         for (name, metric), bound in self.drift.items():
             cells = self._cells[name]
-            values = self._layout.counts(vector, name)[: cells.size]
+            values = window.column(name)[: cells.size]
             valid = int(values.sum())
             distance = float(bound.distance(cells.values, values)) if valid else math.nan
-            found.append(Measured(name, name, DRIFT, metric, distance, valid))
+            definition = self._registry.drift[metric].definition
+            yield Measured(definition, metric, name, name, distance, valid)
+
+    def _shares(self, window: Counted) -> Iterator[Measured]:
+        rows = window.rows
         for (name, metric), (share, mask) in self.shares.items():
-            count = int(self._layout.counts(vector, name)[mask].sum())
+            count = int(window.column(name)[mask].sum())
             feature = "" if name in self._derived else name
             ratio = count / rows if rows else math.nan
-            found.append(Measured(feature, name, share.family, metric, ratio, rows))
-        for name in self._derived:
-            mean = self._layout.mean(vector, name)
-            found.append(Measured("", name, OUTLIERS, name, mean, rows))
-        return found
+            yield Measured(share.definition, metric, feature, name, ratio, rows)

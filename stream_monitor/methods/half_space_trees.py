@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from stream_monitor.batch import ColumnBatch
 from stream_monitor.cells import Cells
 from stream_monitor.errors import ProfileError
-from stream_monitor.methods.base import register_row, register_share
+from stream_monitor.methods.base import Chunks, Definition, register_row, register_share
 from stream_monitor.methods.trees import CHUNK, Trees, grow
 from stream_monitor.schema import BoolArray, Column, FloatArray, IntArray, Kind, Role, Schema
 from stream_monitor.values import OUTLIERS
@@ -142,8 +142,14 @@ class HalfSpaceTrees:
     Masses are sums of int64: the same whatever the batches and their order.
     """
 
-    metric = OUTLIER_SCORE
-    family = OUTLIERS
+    definition = Definition(
+        OUTLIER_SCORE,
+        OUTLIERS,
+        0.0,
+        1.0,
+        "Mean Half-Space-Trees score of the rows; higher is more unusual.",
+        Chunks.UPPER,
+    )
 
     def learner(self, schema: Schema, cells: Mapping[str, Cells]) -> _Learner | None:
         found = []
@@ -182,8 +188,14 @@ class OutlierShare:
     reference's rows lie; no row counts where even the last edge has more.
     """
 
-    metric = "outlier_share"
-    family = OUTLIERS
+    definition = Definition(
+        "outlier_share",
+        OUTLIERS,
+        0.0,
+        1.0,
+        "Share of rows that score like the reference's highest hundredth.",
+        Chunks.UPPER,
+    )
     two_sided = False
 
     def mask(self, cells: Cells) -> BoolArray | None:
@@ -200,7 +212,9 @@ class OutlierShare:
         """Beta(k + 1/2, n − k + 1/2), the Jeffreys posterior of k of n reference rows."""
         mask = self.mask(cells)
         if mask is None:
-            raise ValueError(f"{self.metric} does not apply to the column {cells.column.name!r}")
+            raise ValueError(
+                f"{self.definition.metric} does not apply to the column {cells.column.name!r}"
+            )
         k, n = int(cells.counts[mask].sum()), int(cells.counts.sum())
         return k + 0.5, n - k + 0.5
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from stream_monitor.cells import Cells, Summary
-from stream_monitor.methods.base import BoundDrift, register_drift
+from stream_monitor.methods.base import BoundDrift, Chunks, Definition, register_drift
 from stream_monitor.methods.binning import Counts, Pooled, doane_edges, doane_pooling, shares
 from stream_monitor.schema import FloatArray, Kind
+from stream_monitor.values import DRIFT
 
 
 class Hellinger:
@@ -16,7 +17,14 @@ class Hellinger:
     Bins: :func:`~stream_monitor.methods.binning.doane_pooling`. NaN where either side is empty.
     """
 
-    metric = "hellinger"
+    definition = Definition(
+        "hellinger",
+        DRIFT,
+        0.0,
+        1.0,
+        "Distance of the shares of bins.",
+        Chunks.UPPER,
+    )
     kinds = frozenset(Kind)
     tail_power = 2
 

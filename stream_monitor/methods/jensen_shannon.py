@@ -8,9 +8,10 @@ import numpy as np
 from scipy.special import rel_entr
 
 from stream_monitor.cells import Cells, Summary
-from stream_monitor.methods.base import BoundDrift, register_drift
+from stream_monitor.methods.base import BoundDrift, Chunks, Definition, register_drift
 from stream_monitor.methods.binning import Counts, Pooled, doane_edges, doane_pooling, shares
 from stream_monitor.schema import FloatArray, Kind
+from stream_monitor.values import DRIFT
 
 
 class JensenShannon:
@@ -21,7 +22,14 @@ class JensenShannon:
     Bins: :func:`~stream_monitor.methods.binning.doane_pooling`. NaN where either side is empty.
     """
 
-    metric = "jensen_shannon"
+    definition = Definition(
+        "jensen_shannon",
+        DRIFT,
+        0.0,
+        1.0,
+        "Distance (square root of the divergence, base 2) of the shares of bins.",
+        Chunks.UPPER,
+    )
     kinds = frozenset(Kind)
     tail_power = 2
 

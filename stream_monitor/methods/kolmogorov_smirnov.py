@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from stream_monitor.cells import Cells, Summary
-from stream_monitor.methods.base import BoundDrift, register_drift
+from stream_monitor.methods.base import BoundDrift, Chunks, Definition, register_drift
 from stream_monitor.methods.binning import Counts, Pooled, cumulative, fine_edges
 from stream_monitor.schema import FloatArray, Kind
+from stream_monitor.values import DRIFT
 
 
 class KolmogorovSmirnov:
@@ -20,7 +21,14 @@ class KolmogorovSmirnov:
     NaN where either side is empty.
     """
 
-    metric = "kolmogorov_smirnov"
+    definition = Definition(
+        "kolmogorov_smirnov",
+        DRIFT,
+        0.0,
+        1.0,
+        "Greatest difference of the distribution functions.",
+        Chunks.UPPER,
+    )
     kinds = frozenset({Kind.CONTINUOUS})
     tail_power = 2
 

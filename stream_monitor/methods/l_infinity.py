@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from stream_monitor.cells import Cells, Summary
-from stream_monitor.methods.base import BoundDrift, register_drift
+from stream_monitor.methods.base import BoundDrift, Chunks, Definition, register_drift
 from stream_monitor.methods.binning import Counts, Pooled, shares
 from stream_monitor.schema import FloatArray, Kind
+from stream_monitor.values import DRIFT
 
 
 class LInfinity:
@@ -17,7 +18,14 @@ class LInfinity:
     several unseen categories together outweigh every other change. NaN where either side is empty.
     """
 
-    metric = "l_infinity"
+    definition = Definition(
+        "l_infinity",
+        DRIFT,
+        0.0,
+        1.0,
+        "Greatest difference of a category's shares.",
+        Chunks.UPPER,
+    )
     kinds = frozenset({Kind.CATEGORICAL, Kind.BOOLEAN})
     tail_power = 2
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import numpy as np
 
 from stream_monitor.cells import Cells, Summary
-from stream_monitor.methods.base import BoundDrift, register_drift
+from stream_monitor.methods.base import BoundDrift, Chunks, Definition, register_drift
 from stream_monitor.methods.binning import Counts, Pooled, bins_of, pooling, quantile_edges
 from stream_monitor.schema import FloatArray, Kind
+from stream_monitor.values import DRIFT
 
 _BINS = 10
 
@@ -26,7 +29,14 @@ class PopulationStabilityIndex:
     differ from this one where a bin is empty on one side. NaN where either side is empty.
     """
 
-    metric = "psi"
+    definition = Definition(
+        "psi",
+        DRIFT,
+        0.0,
+        inf,
+        "Population stability index over deciles or categories, in natural units.",
+        Chunks.UPPER,
+    )
     kinds = frozenset(Kind)
     tail_power = 1
 

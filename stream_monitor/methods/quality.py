@@ -9,10 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from stream_monitor.cells import Cells
-from stream_monitor.methods.base import register_share
+from stream_monitor.methods.base import Chunks, Definition, register_share
 from stream_monitor.methods.binning import above, bins_of
 from stream_monitor.schema import BoolArray, Role
 from stream_monitor.values import QUALITY
+
+# derived columns are computed here, and a label that has not come yet is no fault of the data
+_NOT_INPUT = (Role.DERIVED, Role.TARGET)
 
 
 class MissingValues:
@@ -21,8 +24,14 @@ class MissingValues:
     Expected: Beta(k + 1/2, N − k + 1/2) for k missing in the reference (Jeffreys' prior).
     """
 
-    metric = "missing_values"
-    family = QUALITY
+    definition = Definition(
+        "missing_values",
+        QUALITY,
+        0.0,
+        1.0,
+        "Share of rows without a value: null, absent or NaN.",
+        Chunks.BOTH,
+    )
     two_sided = True
 
     def mask(self, cells: Cells) -> BoolArray | None:
@@ -38,8 +47,14 @@ class WrongType:
     Expected: Beta(k + 1/2, N − k + 1/2) for k of a wrong type in the reference.
     """
 
-    metric = "wrong_type"
-    family = QUALITY
+    definition = Definition(
+        "wrong_type",
+        QUALITY,
+        0.0,
+        1.0,
+        "Share of rows whose value is not of the column's kind.",
+        Chunks.UPPER,
+    )
     two_sided = False
 
     def mask(self, cells: Cells) -> BoolArray | None:
@@ -58,8 +73,14 @@ class UnseenValues:
     with one of the others count into k.
     """
 
-    metric = "unseen_values"
-    family = QUALITY
+    definition = Definition(
+        "unseen_values",
+        QUALITY,
+        0.0,
+        1.0,
+        "Share of rows with a category that the reference does not have.",
+        Chunks.ZERO,
+    )
     two_sided = False
 
     def mask(self, cells: Cells) -> BoolArray | None:
@@ -83,13 +104,19 @@ class NumericalRange:
     the window's rows. Does not apply to a reference of fewer than two numbers.
     """
 
-    metric = "numerical_range"
-    family = QUALITY
+    definition = Definition(
+        "numerical_range",
+        QUALITY,
+        0.0,
+        1.0,
+        "Share of rows beyond the reference's least or greatest number.",
+        Chunks.ZERO,
+    )
     two_sided = False
 
     def mask(self, cells: Cells) -> BoolArray | None:
         summary = cells.summary
-        if cells.column.role is Role.DERIVED or summary is None or summary.n < 2:
+        if cells.column.role in _NOT_INPUT or summary is None or summary.n < 2:
             return None
         bounds = np.array([summary.minimum, summary.maximum])
         bounds[1:] = above(bounds[1:])
@@ -100,15 +127,17 @@ class NumericalRange:
 
     def expected(self, cells: Cells) -> tuple[float, float]:
         if cells.summary is None:
-            raise ValueError(f"{self.metric} does not apply to the column {cells.column.name!r}")
+            raise ValueError(
+                f"{self.definition.metric} does not apply to the column {cells.column.name!r}"
+            )
         single = (cells.summary.minimum_count == 1) + (cells.summary.maximum_count == 1)
         a = max(single, 0.5) + int(cells.counts[cells.not_finite])
         return a, int(cells.counts.sum()) + 1 - a
 
 
 def _slot(cells: Cells, slot: int) -> BoolArray | None:
-    """The mask of one slot; None for a column that this program computed itself."""
-    if cells.column.role is Role.DERIVED:
+    """The mask of one slot; None for a column that is not the events' input."""
+    if cells.column.role in _NOT_INPUT:
         return None
     mask = np.zeros(cells.slots, dtype=np.bool_)
     mask[slot] = True

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
 from stream_monitor.cells import Cells, Summary
-from stream_monitor.methods.base import BoundDrift, register_drift
+from stream_monitor.methods.base import BoundDrift, Chunks, Definition, register_drift
 from stream_monitor.methods.binning import cumulative, fine_edges
 from stream_monitor.schema import FloatArray, IntArray, Kind
+from stream_monitor.values import DRIFT
 
 
 class Wasserstein:
@@ -25,7 +27,14 @@ class Wasserstein:
     to about 1/100 of the range only. NaN where either side is empty.
     """
 
-    metric = "wasserstein"
+    definition = Definition(
+        "wasserstein",
+        DRIFT,
+        0.0,
+        inf,
+        "Earth mover's distance, in the feature's unit.",
+        Chunks.UPPER,
+    )
     kinds = frozenset({Kind.CONTINUOUS})
     tail_power = 2
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from stream_monitor.batch import ColumnBatch
 from stream_monitor.cells import Cells, codes_of
-from stream_monitor.methods.base import RowScorer
-from stream_monitor.panes.layout import FIXED_POINT, Layout
-from stream_monitor.schema import IntArray, Schema
+from stream_monitor.methods.base import Addends, Block, RowScorer
+from stream_monitor.panes.exact import grouped, limbs, tallied
+from stream_monitor.panes.layout import ROWS, Layout
+from stream_monitor.schema import FloatArray, IntArray, Schema
 
 # One bincount serves this many panes at once; more are taken in turns, which bounds memory when
 # a batch is spread over many panes.
@@ -24,14 +25,23 @@ class Slots:
     ----------
     slots : int64[columns, n]
         The slot of the layout that each column's value falls into.
-    sums : int64[derived, n]
-        Values of derived columns in units of 2⁻³².
+    blocks
+        What each block adds, with the slots that it adds to.
+    derived
+        Values of the derived columns, float64[n] each.
     """
 
-    def __init__(self, layout: Layout, slots: IntArray, sums: IntArray) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        slots: IntArray,
+        blocks: list[tuple[slice, Addends]],
+        derived: Mapping[str, FloatArray],
+    ) -> None:
         self._layout = layout
         self.slots = slots
-        self.sums = sums
+        self.blocks = blocks
+        self.derived = derived
 
     def count(self, pane: IntArray) -> Iterator[tuple[int, IntArray]]:
         """Counts a pane.
@@ -39,29 +49,41 @@ class Slots:
         Parameters
         ----------
         pane : int64[n]
-            The pane that each event belongs to.
+            The pane that each event belongs to; negative: none.
 
         Yields
         ------
         (pane, int64[layout.size]), each pane once, in rising order.
         """
-        size = self._layout.size
         panes, member = np.unique(pane, return_inverse=True)
-        for first in range(0, len(panes), _PANES_AT_ONCE):
+        skipped = int(np.searchsorted(panes, 0))
+        for first in range(skipped, len(panes), _PANES_AT_ONCE):
             some = panes[first : first + _PANES_AT_ONCE]
-            if len(some) == len(panes):
-                slots, sums, group = self.slots, self.sums, member
+            number = len(some)
+            if number == len(panes):
+                vectors = self._vectors(member, number)
             else:
-                chosen = (member >= first) & (member < first + len(some))
-                slots, sums = self.slots[:, chosen], self.sums[:, chosen]
-                group = member[chosen] - first
-            flat = slots if len(some) == 1 else slots + group * size
-            counted = np.bincount(flat.ravel(), minlength=len(some) * size)
-            vectors = counted.reshape(len(some), size)
-            vectors[:, 0] = np.bincount(group, minlength=len(some))
-            for slot, values in zip(self._layout.sums.values(), sums, strict=True):
-                np.add.at(vectors[:, slot], group, values)
-            yield from zip(some.tolist(), vectors, strict=True)
+                # events of other panes are counted in one that is thrown away
+                own = (member >= first) & (member < first + number)
+                vectors = self._vectors(np.where(own, member - first, number), number + 1)
+            yield from zip(some.tolist(), vectors, strict=False)
+
+    def _vectors(self, group: IntArray, groups: int) -> IntArray:
+        vectors = tallied(self.slots, group, groups, self._layout.size)
+        vectors[:, ROWS] = np.bincount(group, minlength=groups)
+        for place, addends in self.blocks:
+            vectors[:, place] = addends.counts(group, groups)
+        return vectors
+
+
+class _Sum:
+    """The sum of a derived column."""
+
+    def __init__(self, values: FloatArray) -> None:
+        self._limbs = limbs(values[np.newaxis])
+
+    def counts(self, group: IntArray, groups: int) -> IntArray:
+        return grouped(self._limbs, group, groups)
 
 
 class Counter:
@@ -73,19 +95,24 @@ class Counter:
         cells: Mapping[str, Cells],
         layout: Layout,
         scorers: Mapping[str, RowScorer],
+        blocks: Mapping[str, Block],
     ) -> None:
         self._layout = layout
-        self._continuous = [(cells[c.name], layout.offsets[c.name]) for c in schema.continuous]
-        self._categorical = [layout.offsets[c.name] for c in schema.categorical]
-        self._derived = [
-            (cells[name], layout.offsets[name], scorer) for name, scorer in scorers.items()
+        self._continuous = [
+            (cells[c.name], layout.columns[c.name].start) for c in schema.continuous
         ]
+        self._categorical = [layout.columns[c.name].start for c in schema.categorical]
+        self._scorers = [
+            (name, layout.columns[name].start, layout.blocks[name], scorer)
+            for name, scorer in scorers.items()
+        ]
+        self._blocks = [(layout.blocks[name], block) for name, block in blocks.items()]
 
     def slots(self, batch: ColumnBatch) -> Slots:
         """The slots of each event's values; derived columns are scored here."""
         n = len(batch)
         slots = np.empty(
-            (len(self._continuous) + len(self._categorical) + len(self._derived), n), np.int64
+            (len(self._continuous) + len(self._categorical) + len(self._scorers), n), np.int64
         )
         row = 0
         for (column, offset), numbers in zip(self._continuous, batch.numbers, strict=True):
@@ -99,11 +126,12 @@ class Counter:
         for offset, codes in zip(self._categorical, batch.codes, strict=True):
             np.add(codes, offset, out=slots[row])
             row += 1
-        sums = np.empty((len(self._derived), n), np.int64)
-        for i, (column, offset, scorer) in enumerate(self._derived):
-            values = scorer.score(batch)
-            slots[row] = codes_of(column.edges, values)
-            slots[row] += offset
-            sums[i] = np.rint(values * FIXED_POINT)
+        blocks: list[tuple[slice, Addends]] = []
+        derived = {}
+        for name, offset, place, scorer in self._scorers:
+            values = derived[name] = scorer.score(batch)
+            np.add(codes_of(scorer.edges, values), offset, out=slots[row])
+            blocks.append((place, _Sum(values)))
             row += 1
-        return Slots(self._layout, slots, sums)
+        blocks += [(place, block.addends(batch)) for place, block in self._blocks]
+        return Slots(self._layout, slots, blocks, derived)

@@ -54,7 +54,8 @@ def grouped(values: FloatArray, group: IntArray, groups: int) -> IntArray:
     int64[groups, s]
     """
     if groups == 1:
-        return values.sum(axis=1)[np.newaxis].astype(np.int64)
+        total: IntArray = values.sum(axis=1)[np.newaxis].astype(np.int64)
+        return total
     found = np.empty((groups, len(values)), dtype=np.int64)
     for column, row in enumerate(values):
         found[:, column] = np.bincount(group, row, groups)
@@ -74,4 +75,5 @@ def tallied(slots: IntArray, group: IntArray, groups: int, size: int) -> IntArra
     int64[groups, size]
     """
     flat = slots if groups == 1 else slots + group * size
-    return np.bincount(flat.ravel(), minlength=groups * size).reshape(groups, size)
+    counts: IntArray = np.bincount(flat.ravel(), minlength=groups * size)
+    return counts.reshape(groups, size)

@@ -1,10 +1,10 @@
 """Building a reference profile from files larger than memory, in three passes.
 
 1. What does each column hold? Kinds, moments, quantiles, categories (:mod:`.study`).
-2. With cells fixed: count them a chunk of the reference, and let the row methods learn.
-3. With the row methods learned: count the cells of their numbers.
+2. With cells fixed: let the methods learn, and choose the rows that some of them learn from.
+3. With all learned: count each chunk of the reference, just as the service counts a pane.
 
-This module knows no method: the cuts that the cells need, and the row methods, come through the
+This module knows no method: the cuts that the cells need, and what learns, come through the
 registry's interfaces.
 """
 
@@ -23,10 +23,12 @@ from stream_monitor.config.model import Config
 from stream_monitor.decode.base import Target
 from stream_monitor.decode.table import TableDecoder, source_columns
 from stream_monitor.errors import ProfileError
-from stream_monitor.methods.base import Registry
+from stream_monitor.methods.base import Block, BlockLearner, Registry, RowLearner, RowScorer, Study
 from stream_monitor.panes.count import Counter
-from stream_monitor.panes.layout import FIXED_POINT, Layout
+from stream_monitor.panes.exact import LIMBS
+from stream_monitor.panes.layout import Counted, Layout
 from stream_monitor.reference.profile import Arrays, Profile, fingerprinted
+from stream_monitor.reference.sample import RowSample
 from stream_monitor.reference.study import ColumnStudy
 from stream_monitor.schema import Column, FloatArray, IntArray, Kind, Role, Schema
 from stream_monitor.tables import Chunk, read_chunks
@@ -58,29 +60,8 @@ def build_profile(
     studies = builder.study()
     _check_names(builder.names, config)
     schema, cells = _decide(studies, config, registry)
-    counted = builder.count(schema, cells, _chunk_rows(config, builder.rows))
-    return fingerprinted(
-        Profile(
-            model,
-            version,
-            datetime.now(UTC).isoformat(timespec="seconds"),
-            schema,
-            counted.cells,
-            builder.rows,
-            counted.chunk_rows,
-            counted.chunks,
-            counted.learned,
-        )
-    )
-
-
-class _Counted:
-    """What the second and third pass found."""
-
-    def __init__(
-        self, cells: dict[str, Cells], chunk_rows: int, chunks: IntArray, learned: dict[str, Arrays]
-    ) -> None:
-        self.cells, self.chunk_rows, self.chunks, self.learned = cells, chunk_rows, chunks, learned
+    learned, cells = builder.learn(schema, cells)
+    return fingerprinted(builder.count(schema, cells, learned, _chunk_rows(config, builder.rows)))
 
 
 class _Builder:
@@ -158,78 +139,101 @@ class _Builder:
                 f"file its times, or none"
             )
 
-    def count(self, schema: Schema, cells: dict[str, Cells], chunk_rows: int) -> _Counted:
-        """Second and third pass."""
+    def learn(
+        self, schema: Schema, cells: dict[str, Cells]
+    ) -> tuple[dict[str, Arrays], dict[str, Cells]]:
+        """Second pass: what the methods learned by name, and the cells with their counts."""
+        config = self._config
+        compat = config.compat is not None
+        study = Study(schema, cells, compat, config.reference.positive_class)
+        rows: dict[str, RowLearner] = {}
+        for name, method in self._registry.row.items() if config.methods.outliers else ():
+            if (row := method.learner(schema, cells)) is not None:
+                rows[name] = row
+        blocks: dict[str, BlockLearner] = {}
+        for name in config.methods.blocks:
+            if (block := self._registry.block[name].learner(study)) is not None:
+                blocks[name] = block
+        sample = RowSample(None if compat else config.reference.sample_rows)
+        layout = Layout.of(cells, {})
+        counter = Counter(schema, cells, layout, {}, {})
+        total = np.zeros(layout.size, dtype=np.int64)
+        sums = {c.name: np.zeros(cells[c.name].size) for c in schema.continuous}
+        for batch, rank in self._batches(schema, cells, "learning"):
+            for _, vector in counter.slots(batch).count(np.zeros(len(batch), dtype=np.int64)):
+                total += vector
+            for column, numbers in zip(schema.continuous, batch.numbers, strict=True):
+                finite = numbers[np.isfinite(numbers)]
+                codes = codes_of(cells[column.name].edges, finite)
+                sums[column.name] += np.bincount(codes, finite, cells[column.name].size)
+            for row in rows.values():
+                row.update(batch)
+            for block in blocks.values():
+                block.update(batch)
+            sample.add(batch, rank)
+        learned = {name: row.finish() for name, row in rows.items()}
+        chosen = sample.batch(schema)
+        for done, (name, block) in enumerate(blocks.items(), start=1):
+            learned[name] = block.finish(chosen)
+            self._progress("training", done / len(blocks))
+        counted = Counted(layout, total)
+        return learned, {
+            name: _filled(column, counted.column(name), sums.get(name))
+            for name, column in cells.items()
+        }
+
+    def count(
+        self,
+        schema: Schema,
+        cells: dict[str, Cells],
+        learned: dict[str, Arrays],
+        chunk_rows: int,
+    ) -> Profile:
+        """Third pass."""
         number = -(-self.rows // chunk_rows)
         if number > _MAX_CHUNKS:
             raise ProfileError(
                 f"{self.rows:,} rows in chunks of {chunk_rows:,} are {number:,} chunks, at most "
                 f"{_MAX_CHUNKS:,} are kept; raise reference.chunk_rows"
             )
-        layout = Layout.of(cells)
-        counter = Counter(schema, cells, layout, {})
-        chunks = np.zeros((number, layout.size), dtype=np.int64)
-        sums = {c.name: np.zeros(cells[c.name].size) for c in schema.continuous}
-        learners = {
-            name: learner
-            for name, method in self._registry.row.items()
-            if self._config.methods.outliers
-            and (learner := method.learner(schema, cells)) is not None
-        }
-        for batch, member in self._batches(schema, cells, chunk_rows, "counting"):
-            for index, vector in counter.slots(batch).count(member):
-                chunks[index] += vector
-            for column, numbers in zip(schema.continuous, batch.numbers, strict=True):
-                finite = numbers[np.isfinite(numbers)]
-                codes = codes_of(cells[column.name].edges, finite)
-                sums[column.name] += np.bincount(codes, finite, cells[column.name].size)
-            for learner in learners.values():
-                learner.update(batch)
-        total = chunks.sum(axis=0)
-        filled = {
-            name: _filled(column, layout.counts(total, name), sums.get(name))
-            for name, column in cells.items()
-        }
-        learned = {name: learner.finish() for name, learner in learners.items()}
-        derived, extra = self._score(schema, filled, learned, chunk_rows, number)
-        return _Counted(filled | derived, chunk_rows, np.hstack([chunks, *extra]), learned)
-
-    def _score(
-        self,
-        schema: Schema,
-        cells: dict[str, Cells],
-        learned: dict[str, Arrays],
-        chunk_rows: int,
-        number: int,
-    ) -> tuple[dict[str, Cells], list[IntArray]]:
-        """Third pass: cells of the derived columns and their part of each chunk's vector."""
-        scorers = {
-            name: self._registry.row[name].load(schema, arrays) for name, arrays in learned.items()
-        }
-        if not scorers:
-            return {}, []
-        slots = {name: len(s.edges) + 4 for name, s in scorers.items()}
-        counts = {name: np.zeros((number, slots[name]), np.int64) for name in scorers}
-        sums = {name: np.zeros((number, 1), np.int64) for name in scorers}
+        scorers, blocks = loaded(self._registry, schema, cells, learned)
         points = {name: np.zeros(len(s.edges) + 1) for name, s in scorers.items()}
-        for batch, member in self._batches(schema, cells, chunk_rows, "scoring"):
-            for name, scorer in scorers.items():
-                values = scorer.score(batch)
-                codes = codes_of(scorer.edges, values)
-                np.add.at(counts[name], (member, codes), 1)
-                np.add.at(sums[name][:, 0], member, np.rint(values * FIXED_POINT).astype(np.int64))
-                points[name] += np.bincount(codes, values, len(scorer.edges) + 1)
-        derived = {}
         for name, scorer in scorers.items():
             column = Column(name, Kind.CONTINUOUS, Role.DERIVED)
-            empty = Cells(column, scorer.edges, np.empty(0), (), np.empty(0, np.int64), None)
-            derived[name] = _filled(empty, counts[name].sum(axis=0), points[name])
-        return derived, [*counts.values(), *sums.values()]
+            none = np.empty(0, np.int64)
+            cells[name] = Cells(column, scorer.edges, np.empty(0), (), none, None)
+        sizes = dict.fromkeys(scorers, LIMBS) | {name: b.size for name, b in blocks.items()}
+        layout = Layout.of(cells, sizes)
+        counter = Counter(schema, cells, layout, scorers, blocks)
+        chunks = np.zeros((number, layout.size), dtype=np.int64)
+        for batch, rank in self._batches(schema, cells, "counting"):
+            slots = counter.slots(batch)
+            for index, vector in slots.count(rank // chunk_rows):
+                chunks[index] += vector
+            for name, values in slots.derived.items():
+                edges = cells[name].edges
+                points[name] += np.bincount(codes_of(edges, values), values, len(edges) + 1)
+        total = Counted(layout, chunks.sum(axis=0))
+        for name, sums in points.items():
+            cells[name] = _filled(cells[name], total.column(name), sums)
+        return Profile(
+            self._target.name,
+            self._target.version,
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            schema,
+            cells,
+            self.rows,
+            chunk_rows,
+            chunks,
+            learned,
+            sizes,
+            self._config.compat is not None,
+        )
 
     def _batches(
-        self, schema: Schema, cells: Mapping[str, Cells], chunk_rows: int, phase: str
+        self, schema: Schema, cells: Mapping[str, Cells], phase: str
     ) -> Iterator[tuple[ColumnBatch, IntArray]]:
-        """The rows as batches, with the reference chunk that each row belongs to."""
+        """The rows as batches, with the rank in time of each."""
         target = target_of(self._target.name, self._target.version, schema, cells)
         decoder = TableDecoder(self._mapping, [target])
         row = 0
@@ -240,12 +244,33 @@ class _Builder:
             rows = np.arange(row, row + len(batch))
             rank = rows if self._order is None else self._order[rows]
             row += len(batch)
-            yield batch, rank // chunk_rows
+            yield batch, rank
 
     def _read(self, phase: str) -> Iterator[Chunk]:
         for chunk in read_chunks(self._paths):
             yield chunk
             self._progress(phase, chunk.done)
+
+
+def loaded(
+    registry: Registry,
+    schema: Schema,
+    cells: Mapping[str, Cells],
+    learned: Mapping[str, Arrays],
+) -> tuple[dict[str, RowScorer], dict[str, Block]]:
+    """The row and block methods as learned, by name."""
+    if unknown := sorted(learned.keys() - registry.row.keys() - registry.block.keys()):
+        raise ProfileError(
+            f"the reference was built with {', '.join(unknown)}, which this version does not have; "
+            "build it anew with `stream-monitor reference build`"
+        )
+    scorers = {n: registry.row[n].load(schema, a) for n, a in learned.items() if n in registry.row}
+    blocks = {
+        name: registry.block[name].load(schema, cells, arrays)
+        for name, arrays in learned.items()
+        if name in registry.block
+    }
+    return scorers, blocks
 
 
 def target_of(model: str, version: str, schema: Schema, cells: Mapping[str, Cells]) -> Target:

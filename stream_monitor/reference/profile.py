@@ -21,14 +21,14 @@ import orjson
 
 from stream_monitor.cells import Cells, Summary
 from stream_monitor.errors import ProfileError
-from stream_monitor.panes.layout import Layout
+from stream_monitor.panes.layout import Counted, Layout
 from stream_monitor.schema import Column, IntArray, Kind, Role, Schema
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # of every member, so that the archive depends on its content only
 _MAX_HEADER = 64 * 2**20
 
-Arrays = dict[str, np.ndarray[Any, Any]]
+Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
 class _ColumnHeader(msgspec.Struct, forbid_unknown_fields=True):
@@ -54,7 +54,9 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
     version: str
     rows: int
     chunk_rows: int
+    compat: bool
     columns: list[_ColumnHeader]
+    blocks: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,11 @@ class Profile:
     chunks : int64[chunks, layout.size]
         Counts of each chunk in time order; their sum is the reference's counts.
     learned
-        Named arrays of each row method.
+        Named arrays of each row and block method.
+    blocks
+        How many slots each block of the layout has.
+    compat
+        Whether it was built for NannyML's numbers.
     fingerprint
         Hexadecimal digest of everything but ``created``.
     """
@@ -91,15 +97,22 @@ class Profile:
     chunk_rows: int
     chunks: IntArray
     learned: Mapping[str, Arrays]
+    blocks: Mapping[str, int]
+    compat: bool = False
     fingerprint: str = ""
 
     @property
     def layout(self) -> Layout:
-        return Layout.of(self.cells)
+        return Layout.of(self.cells, self.blocks)
 
-    def arrays(self) -> Arrays:
+    @property
+    def reference(self) -> Counted:
+        """What the whole reference counted."""
+        return Counted(self.layout, self.chunks.sum(axis=0))
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """Everything that is an array, by the name it has in the file."""
-        found: Arrays = {"chunks": self.chunks}
+        found: dict[str, np.ndarray[Any, Any]] = {"chunks": self.chunks}
         for name, column in self.cells.items():
             found[f"columns/{name}/counts"] = column.counts
             if column.column.continuous:
@@ -134,7 +147,7 @@ def _header(profile: Profile) -> _Header:
         columns.append(header)
     return _Header(
         FORMAT_VERSION, "", profile.created, profile.model, profile.version,
-        profile.rows, profile.chunk_rows, columns,
+        profile.rows, profile.chunk_rows, profile.compat, columns, dict(profile.blocks),
     )  # fmt: skip
 
 
@@ -231,12 +244,13 @@ def _assemble(header: _Header, arrays: Arrays) -> Profile:
             summary,
         )
     schema = Schema(tuple(c.column for c in cells.values() if c.column.role is not Role.DERIVED))
-    learned: dict[str, Arrays] = {}
+    learned: dict[str, dict[str, np.ndarray[Any, Any]]] = {}
     for name, array in arrays.items():
         if name.startswith("methods/"):
             method, _, key = name.removeprefix("methods/").partition("/")
             learned.setdefault(method, {})[key] = array
     return Profile(
         header.model, header.version, header.created, schema, cells, header.rows,
-        header.chunk_rows, arrays["chunks"], learned, header.fingerprint,
+        header.chunk_rows, arrays["chunks"], learned, header.blocks, header.compat,
+        header.fingerprint,
     )  # fmt: skip

@@ -50,7 +50,7 @@ class NumberStudy:
                 self.distinct[value] = self.distinct.get(value, 0) + count
             if len(self.distinct) > MAX_DISTINCT:
                 self.distinct = None
-        rank = _hash(np.arange(row, row + len(numbers), dtype=np.uint64)[finite])
+        rank = row_hash(np.arange(row, row + len(numbers), dtype=np.uint64)[finite])
         self._sample = np.concatenate([self._sample, values])
         self._rank = np.concatenate([self._rank, rank])
         if len(self._sample) > _SAMPLE:
@@ -111,7 +111,7 @@ class NumberStudy:
         )
 
 
-def _hash(rows: np.ndarray[Any, np.dtype[np.uint64]]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+def row_hash(rows: np.ndarray[Any, np.dtype[np.uint64]]) -> np.ndarray[Any, np.dtype[np.uint64]]:
     """SplitMix64 (Steele, Lea & Flood 2014): uniform 64-bit hashes of row numbers."""
     z = rows + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -158,21 +158,22 @@ class ColumnStudy:
         """The column's kind; None where it holds nothing that can be compared.
 
         Numbers are continuous, booleans boolean, text (or text among numbers) categorical. A
-        prediction beside a score is a class, so categorical, if it is one of a few whole numbers.
+        prediction or target beside a score is a class, so categorical, if it is one of a few whole
+        numbers; a segment field is categorical whatever it holds.
         """
-        if self._forced is not None:
+        if self._forced is not None or not self._observed:
             return self._forced
-        if "text" in self._observed or {"number", "boolean"} <= self._observed:
+        mixed = "text" in self._observed or {"number", "boolean"} <= self._observed
+        if mixed or self.role is Role.SEGMENT:
             return Kind.CATEGORICAL
         if "boolean" in self._observed:
             return Kind.BOOLEAN
-        if "number" not in self._observed:
-            return None
-        distinct = self.numbers.distinct
-        if self.role is Role.PREDICTION and scored and distinct and len(distinct) <= _FEW:
-            whole = all(value.is_integer() for value in distinct)
-            return Kind.CATEGORICAL if whole else Kind.CONTINUOUS
-        return Kind.CONTINUOUS
+        output = self.role in (Role.PREDICTION, Role.TARGET)
+        return Kind.CATEGORICAL if output and scored and self._few_whole() else Kind.CONTINUOUS
+
+    def _few_whole(self) -> bool:
+        distinct = self.numbers.distinct or {}
+        return 0 < len(distinct) <= _FEW and all(value.is_integer() for value in distinct)
 
     def categories(self, limit: int) -> tuple[str, ...]:
         """The ``limit`` most frequent categories (ties by name), sorted."""
