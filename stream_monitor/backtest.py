@@ -88,16 +88,22 @@ def _run(
 ) -> tuple[list[WindowResult], Pipeline]:
     pipeline = Pipeline(watched, windows, config.time)
     partition = pipeline.partitions["backtest"] = Partition("backtest")
-    results: dict[tuple[str, str, str, int], WindowResult] = {}
+    results: dict[tuple[str, str, str, str, int], WindowResult] = {}
     for decoded in events:
         pipeline.ingest(partition, decoded)
         for result in pipeline.close(pipeline.watermark()):
-            results[result.model, result.version, result.window, result.index] = result
+            results[_place(result)] = result
     for result in pipeline.filling():
-        results[result.model, result.version, result.window, result.index] = result
+        results[_place(result)] = result
     order = {w.name: i for i, w in enumerate(config.windows)}
-    found = sorted(results.values(), key=lambda r: (r.model, r.version, order[r.window], r.index))
+    found = sorted(
+        results.values(), key=lambda r: (r.model, r.version, r.segment, order[r.window], r.index)
+    )
     return found, pipeline
+
+
+def _place(result: WindowResult) -> tuple[str, str, str, str, int]:
+    return result.model, result.version, result.segment, result.window, result.index
 
 
 def _order_of(config: Config, batch: ColumnBatch) -> IntArray:

@@ -15,7 +15,7 @@ histogram, a single value) is stored as the next larger float, so that one rule 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -124,3 +124,26 @@ def codes_of(edges: FloatArray, numbers: FloatArray) -> IntArray:
         codes[~finite] = k + 2
         codes[np.isnan(numbers)] = k
     return codes
+
+
+def coarsened(cells: Cells, edges: FloatArray) -> tuple[Cells, IntArray]:
+    """The same column in fewer cells, and where each slot goes.
+
+    Parameters
+    ----------
+    edges : float64[k - 1]
+        Some of the edges of a continuous column's cells, sorted.
+
+    Returns
+    -------
+    The coarse cells with the sums of the counts, and int64[slots]: the new slot of each slot.
+    """
+    lower = np.concatenate([[-np.inf], cells.edges])
+    place = np.searchsorted(edges, lower, side="right")
+    size = len(edges) + 1
+    slots = np.concatenate([place, np.arange(size, size + cells.slots - cells.size)])
+    counts = np.bincount(slots, cells.counts).astype(np.int64)
+    mass = np.bincount(place, cells.values, size)
+    weight = np.where(mass[place] > 0, cells.values, 1.0)  # empty cells count alike
+    points = np.bincount(place, weight * cells.points, size) / np.bincount(place, weight, size)
+    return replace(cells, edges=edges, points=points, counts=counts), slots

@@ -63,6 +63,7 @@ class Monitor:
     ) -> None:
         self._config = config
         self._watched = watched
+        self._parts = [part for model in watched for part in model.parts]
         self._source = source
         self._store = store
         self._board = board
@@ -85,12 +86,12 @@ class Monitor:
         if service is not None:
             self._pipeline.restore_service(service)
         self._cached: dict[str, int] = {}
-        for model in watched:
-            if (cache := store.restore_cache(model.key)) is not None:
-                model.judge.limits.load(cache)
-            self._cached[model.key] = model.judge.limits.size
+        for part in self._parts:
+            if (cache := store.restore_cache(part.key)) is not None:
+                part.judge.limits.load(cache)
+            self._cached[part.key] = part.judge.limits.size
             for window in windows:
-                self._views.add(store.history(model.name, model.version, window.name))
+                self._views.add(store.history(part.name, part.version, part.label, window.name))
 
     def run(self, stop: threading.Event) -> None:
         """Go round until told to stop; then commit what was read."""
@@ -141,7 +142,7 @@ class Monitor:
             for name in poll.revoked:
                 self._pipeline.partitions.pop(name, None)
             log.info("partitions revoked", partitions=list(poll.revoked))
-        sizes = {m.key: m.layout.size for m in self._watched}
+        sizes = {part.key: part.reference.layout.size for part in self._parts}
         for name in poll.assigned:
             state = self._store.restore_partition(name)
             partition = Partition.restored(name, state, sizes) if state else Partition(name)
@@ -193,9 +194,9 @@ class Monitor:
             self._results,
             self._dead_letters,
             {
-                m.key: m.judge.limits.dump()
-                for m in self._watched
-                if m.judge.limits.size != self._cached[m.key]
+                part.key: part.judge.limits.dump()
+                for part in self._parts
+                if part.judge.limits.size != self._cached[part.key]
             },
         )
         try:
@@ -209,7 +210,7 @@ class Monitor:
             self._committed = time.monotonic()
             return
         for key in checkpoint.caches:
-            self._cached[key] = next(m.judge.limits.size for m in self._watched if m.key == key)
+            self._cached[key] = next(p.judge.limits.size for p in self._parts if p.key == key)
         self._results, self._dead_letters = [], []
         self._dirty = False
         self._committed = time.monotonic()

@@ -7,7 +7,9 @@ what went in: the events of each partition in order, and the watermark.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
+from itertools import product
 
 import msgspec
 import numpy as np
@@ -21,7 +23,7 @@ from stream_monitor.panes.windows import ROWS, TIME, Window
 from stream_monitor.schema import IntArray
 from stream_monitor.store.base import PaneKey
 from stream_monitor.values import WindowResult
-from stream_monitor.watch import Watched
+from stream_monitor.watch import Watched, WatchedPart
 
 ACCEPTED, LATE, EXPIRED, REJECTED = "accepted", "late", "expired", "rejected"
 
@@ -121,14 +123,23 @@ class Pipeline:
         for clock, place in places.items():
             pane = place // self._grains[clock]
             grain = self._grains[clock]
+            spans = {}
             for index, counts in slots.count(pane):
                 first, last = index * grain, (index + 1) * grain
                 if clock == ROWS:
                     times = batch.event_time[pane == index]
                     first, last = int(times.min()), int(times.max())
-                key = PaneKey(model.key, clock, index)
-                partition.add(key, counts, first, last)
-                self._touched.add(key)
+                spans[index] = first, last
+                self._add(partition, PaneKey(model.key, clock, index), counts, spans[index])
+            for segment, index, counts in model.segments.count(batch, slots, pane):
+                key = PaneKey(model.parts[1 + segment].key, clock, index)
+                self._add(partition, key, counts, spans[index])
+
+    def _add(
+        self, partition: Partition, key: PaneKey, counts: IntArray, span: tuple[int, int]
+    ) -> None:
+        partition.add(key, counts, *span)
+        self._touched.add(key)
 
     # --- windows --------------------------------------------------------------------------------
 
@@ -154,92 +165,106 @@ class Pipeline:
     def close(self, watermark: int | None) -> list[WindowResult]:
         """Windows that are closed now and were not, and closed ones that changed since."""
         results: list[WindowResult] = []
-        touched, self._touched = self._touched, set()
+        touched: dict[tuple[str, str], set[int]] = {}
+        for key in self._touched:
+            touched.setdefault((key.model, key.clock), set()).add(key.number)
+        self._touched = set()
+        panes = cache(self._panes)
         for model in self._watched:
             for window in self._windows:
                 mark = self._mark(model, window, watermark)
-                if mark is not None:
-                    results += self._close(model, window, mark, touched)
+                for part in model.parts if mark is not None else ():
+                    again = touched.get((part.key, window.clock), set())
+                    results += self._close(part, window, mark or 0, again, panes)
             self._drop(model, watermark)
         return results
 
     def filling(self) -> list[WindowResult]:
-        """For each model and window name the next window to close, if it has rows already."""
+        """For each part and window name the next window to close, if it has rows already."""
         results = []
+        panes = self._panes()
         for model in self._watched:
-            for window in self._windows:
-                state = self._state(model, window)
-                if state is not None:
-                    within = [window.containing(k.number) for k in self._keys(model, window)]
-                    numbers = [max(r.start, state.next) for r in within if r.stop > state.next]
-                    if numbers:
-                        number = min(numbers)
-                        results += self._evaluated(model, window, state, [number], closed=False)
+            for part in model.parts:
+                for window in self._windows:
+                    state = self._state(part, window)
+                    if state is not None:
+                        there = panes.get((part.key, window.clock), ())
+                        within = [window.containing(n) for n in there]
+                        numbers = [max(r.start, state.next) for r in within if r.stop > state.next]
+                        if numbers:
+                            number = min(numbers)
+                            results += self._evaluated(part, window, state, [number], closed=False)
         return results
 
-    def counts(self, model: Watched, window: Window, result: WindowResult) -> dict[str, IntArray]:
+    def counts(
+        self, part: WatchedPart, window: Window, result: WindowResult
+    ) -> dict[str, IntArray]:
         """Counts a column of the window that a result is of; empty once its panes are gone."""
-        state = self._state(model, window)
+        state = self._state(part, window)
         if state is None:
             return {}
-        vector, _, _ = self._sum(model, window, result.index - state.index(0))
-        return {} if vector is None else Counted(model.layout, vector).columns()
+        vector, _, _ = self._sum(part, window, result.index - state.index(0))
+        return {} if vector is None else Counted(part.reference.layout, vector).columns()
 
     def _mark(self, model: Watched, window: Window, watermark: int | None) -> int | None:
         if window.clock == TIME:
             return watermark
         return sum(p.rows[model.key] for p in self.partitions.values())
 
-    def _origin(self, model: Watched, window: Window) -> int | None:
+    def _origin(self, part: WatchedPart, window: Window) -> int | None:
         if window.clock == ROWS:
             return 0
-        origins = [p.origins[model.key] for p in self.partitions.values() if model.key in p.origins]
+        key = part.model
+        origins = [p.origins[key] for p in self.partitions.values() if key in p.origins]
         return window.first(min(origins)) if origins else None
 
-    def _state(self, model: Watched, window: Window) -> Published | None:
+    def _state(self, part: WatchedPart, window: Window) -> Published | None:
         """What was published, or what will be the first; None before the first event."""
-        if (state := self.published.get((model.key, window.name))) is not None:
+        if (state := self.published.get((part.key, window.name))) is not None:
             return state
-        origin = self._origin(model, window)
+        origin = self._origin(part, window)
         if origin is None:
             return None
-        return Published(origin, origin, base=self._bases.get((_label(model.key), window.name), 0))
+        return Published(origin, origin, base=self._bases.get((_label(part.key), window.name), 0))
 
-    def _keys(self, model: Watched, window: Window) -> set[PaneKey]:
-        """The panes of a model on a window's clock."""
-        return {
-            key
-            for partition in self.partitions.values()
-            for key in partition.panes
-            if key.model == model.key and key.clock == window.clock
-        }
+    def _panes(self) -> dict[tuple[str, str], set[int]]:
+        """The numbers of all panes by part and clock."""
+        found: dict[tuple[str, str], set[int]] = {}
+        for partition in self.partitions.values():
+            for key in partition.panes:
+                found.setdefault((key.model, key.clock), set()).add(key.number)
+        return found
 
     def _close(
-        self, model: Watched, window: Window, mark: int, touched: set[PaneKey]
+        self,
+        part: WatchedPart,
+        window: Window,
+        mark: int,
+        touched: set[int],
+        panes: Callable[[], dict[tuple[str, str], set[int]]],
     ) -> list[WindowResult]:
         last = window.last_closed(mark)
-        state = self._state(model, window)
+        state = self._state(part, window)
         if state is None or last < state.origin:
             return []
-        self.published[model.key, window.name] = state
+        self.published[part.key, window.name] = state
         again: set[int] = set()
-        floor = self._floor.get((model.key, window.clock))
+        floor = self._floor.get((part.model, window.clock))
         oldest = state.origin if floor is None else max(state.origin, window.whole_from(floor))
-        ours = (k for k in touched if k.model == model.key and k.clock == window.clock)
-        for key in ours:
-            again.update(_common(window.containing(key.number), range(oldest, state.next)))
+        for number in touched:
+            again.update(_common(window.containing(number), range(oldest, state.next)))
         for number in again:
             state.revisions[number] = state.revisions.get(number, 0) + 1
         new: set[int] = set()
         if last >= state.next:
-            for key in self._keys(model, window):
-                new.update(_common(window.containing(key.number), range(state.next, last + 1)))
+            for number in panes().get((part.key, window.clock), ()):
+                new.update(_common(window.containing(number), range(state.next, last + 1)))
             state.next = last + 1
-        return self._evaluated(model, window, state, sorted(again | new), closed=True)
+        return self._evaluated(part, window, state, sorted(again | new), closed=True)
 
     def _evaluated(
         self,
-        model: Watched,
+        part: WatchedPart,
         window: Window,
         state: Published,
         numbers: Iterable[int],
@@ -248,34 +273,36 @@ class Pipeline:
     ) -> list[WindowResult]:
         results = []
         for number in numbers:
-            vector, first, last = self._sum(model, window, number)
+            vector, first, last = self._sum(part, window, number)
             if vector is None:
                 continue
-            counted = Counted(model.layout, vector)
-            measured = model.evaluator.measure(counted)
+            counted = Counted(part.reference.layout, vector)
+            measured = part.evaluator.measure(counted)
             by_time = window.clock == TIME
             results.append(
                 WindowResult(
-                    model.name,
-                    model.version,
-                    "",
+                    part.name,
+                    part.version,
+                    part.label,
                     window.name,
                     state.index(number),
                     window.start(number) if by_time else first,
                     window.end(number) if by_time else last,
                     counted.rows,
                     closed,
-                    model.judge.values(measured, counted, closed=closed),
+                    part.judge.values(measured, counted, closed=closed),
                     state.revisions.get(number, 0),
                 )
             )
         return results
 
-    def _sum(self, model: Watched, window: Window, number: int) -> tuple[IntArray | None, int, int]:
+    def _sum(
+        self, part: WatchedPart, window: Window, number: int
+    ) -> tuple[IntArray | None, int, int]:
         total: IntArray | None = None
         first = last = 0
         for index in window.panes(number):
-            key = PaneKey(model.key, window.clock, index)
+            key = PaneKey(part.key, window.clock, index)
             for partition in self.partitions.values():
                 pane = partition.panes.get(key)
                 if pane is None:
@@ -300,19 +327,15 @@ class Pipeline:
             else:
                 floor = max(min(floors), self._floor.get((model.key, clock), min(floors)))
                 self._floor[model.key, clock] = floor
-                for window in self._windows:
-                    state = self.published.get((model.key, window.name))
+                ours = {part.key for part in model.parts}
+                for window, key in product(self._windows, ours):
+                    state = self.published.get((key, window.name))
                     if window.clock == clock and state is not None and state.revisions:
                         oldest = window.whole_from(floor)
                         state.revisions = {n: r for n, r in state.revisions.items() if n >= oldest}
                 for partition in self.partitions.values():
-                    partition.drop(
-                        [
-                            key
-                            for key in partition.panes
-                            if key.model == model.key and key.clock == clock and key.number < floor
-                        ]
-                    )
+                    over = [k for k in partition.panes if k.number < floor and k.clock == clock]
+                    partition.drop([k for k in over if k.model in ours])
 
     def tally(self, what: str) -> Counter[str]:
         """A counter over all partitions."""
@@ -339,7 +362,7 @@ class Pipeline:
         All but how many windows they had: a model's windows are numbered on when its reference
         changes, for the results log tells them apart by number.
         """
-        known = {model.key for model in self._watched}
+        known = {part.key for model in self._watched for part in model.parts}
         stored = msgspec.json.decode(data, type=_Service)
         self.published = {(key, name): s for key, name, s in stored.published if key in known}
         self._bases = {(label, name): base for label, name, base in stored.bases}

@@ -10,7 +10,7 @@ from stream_monitor.expose.snapshot import FiringAlert, ModelView, WindowView
 from stream_monitor.panes.windows import Window
 from stream_monitor.pipeline import Pipeline
 from stream_monitor.values import Value, WindowResult
-from stream_monitor.watch import Watched
+from stream_monitor.watch import Watched, WatchedPart
 
 HISTORY = 60
 
@@ -24,50 +24,63 @@ class Views:
         self._watched = watched
         self._windows = windows
         self._lengths = {c.name: _length(c) for c in configs}
-        self._history: dict[tuple[str, str, str], list[WindowResult]] = {
-            (m.name, m.version, w.name): [] for m in watched for w in windows
+        self._history: dict[tuple[str, str, str, str], list[WindowResult]] = {
+            (m.name, m.version, part.label, w.name): []
+            for m in watched
+            for part in m.parts
+            for w in windows
         }
 
     def add(self, results: Iterable[WindowResult]) -> None:
         """Take in closed windows; a new revision replaces the old one."""
         for result in results:
-            key = result.model, result.version, result.window
+            key = result.model, result.version, result.segment, result.window
             if key in self._history:
                 # a window that was empty when it closed may come after its successors
                 newest = {r.index: r for r in self._history[key]} | {result.index: result}
                 self._history[key] = [newest[i] for i in sorted(newest)][-HISTORY:]
 
     def models(self, pipeline: Pipeline) -> tuple[ModelView, ...]:
-        filling = {(r.model, r.version, r.window): r for r in pipeline.filling()}
+        keys = {(p.name, p.version, p.label): p.key for m in self._watched for p in m.parts}
+        filling = {(keys[r.model, r.version, r.segment], r.window): r for r in pipeline.filling()}
         return tuple(
             ModelView(
                 model.name,
                 model.version,
+                part.label,
                 model.profile.fingerprint,
-                model.profile.rows,
-                model.profile.cells,
+                part.reference.reference.rows,
+                part.reference.cells,
                 tuple(
                     self._window(
-                        model, w, pipeline, filling.get((model.name, model.version, w.name))
+                        part,
+                        w,
+                        pipeline,
+                        filling.get((part.name, part.version, part.label, w.name)),
                     )
                     for w in self._windows
                 ),
             )
             for model in self._watched
+            for part in model.parts
         )
 
     def _window(
-        self, model: Watched, window: Window, pipeline: Pipeline, filling: WindowResult | None
+        self,
+        part: WatchedPart,
+        window: Window,
+        pipeline: Pipeline,
+        filling: WindowResult | None,
     ) -> WindowView:
-        history = tuple(self._history[model.name, model.version, window.name])
+        history = tuple(self._history[part.name, part.version, part.label, window.name])
         closed = history[-1] if history else None
         return WindowView(
             window.name,
             self._lengths[window.name],
             closed,
-            pipeline.counts(model, window, closed) if closed else {},
+            pipeline.counts(part, window, closed) if closed else {},
             filling,
-            pipeline.counts(model, window, filling) if filling else {},
+            pipeline.counts(part, window, filling) if filling else {},
             history,
         )
 

@@ -16,29 +16,49 @@ from stream_monitor.errors import ConfigError, Problem, ProfileError
 from stream_monitor.methods import REGISTRY
 from stream_monitor.methods.evaluate import Evaluator
 from stream_monitor.panes.count import Counter
-from stream_monitor.panes.layout import Layout
 from stream_monitor.panes.windows import Window, windows_of
 from stream_monitor.reference.build import loaded, target_of
-from stream_monitor.reference.profile import Profile, load
+from stream_monitor.reference.profile import Part, Profile, load
+from stream_monitor.reference.split import SegmentCounter
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedPart:
+    """A model version's whole traffic (label empty) or a segment of it, ready to be evaluated.
+
+    ``key`` names its panes: it changes with the reference and with the panes' grain, so that
+    counts of another layout are never mixed with these. ``model`` is the key of the whole, ``name``
+    and ``version`` are the model's.
+    """
+
+    key: str
+    model: str
+    name: str
+    version: str
+    label: str
+    reference: Part
+    evaluator: Evaluator
+    judge: Judge
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
     """One model version under watch.
 
-    ``key`` names its panes: it changes with the reference and with the panes' grain, so that
-    counts of another layout are never mixed with these.
+    ``parts`` are its whole traffic, then its segments; ``key`` is that of the whole.
     """
 
-    key: str
     name: str
     version: str
     profile: Profile
-    layout: Layout
     target: Target
     counter: Counter
-    evaluator: Evaluator
-    judge: Judge
+    segments: SegmentCounter
+    parts: tuple[WatchedPart, ...]
+
+    @property
+    def key(self) -> str:
+        return self.parts[0].key
 
 
 def watch(config: Config, place: str) -> tuple[list[Watched], tuple[Window, ...]]:
@@ -78,7 +98,7 @@ def budgets(
     return [
         budget(
             f"{m.name} {m.version}".strip(),
-            m.layout.size,
+            sum(part.reference.layout.size for part in m.parts),
             windows,
             partitions=partitions,
             lateness=config.time.allowed_lateness + config.time.allowed_skew,
@@ -102,8 +122,6 @@ def _watched(
             f"it is the reference of model {profile.model!r}, not of {model.name!r}; "
             f"build one with --model {model.name}"
         )
-    layout = profile.layout
-    scorers, blocks = loaded(REGISTRY, profile.schema, profile.cells, profile.learned)
     compat = config.compat is not None
     if compat != profile.compat:
         raise ProfileError(
@@ -111,25 +129,50 @@ def _watched(
             f"configuration is {'with' if compat else 'without'} it; build it anew with "
             "`stream-monitor reference build`"
         )
+    identity = orjson.dumps([profile.fingerprint, grains], option=orjson.OPT_SORT_KEYS)
+    digest = blake2b(identity, digest_size=8).hexdigest()
+    scorers, blocks = loaded(REGISTRY, profile.schema, profile.cells, profile.learned)
+    parts = profile.parts
+    counter = Counter(profile.schema, profile.cells, profile.layout, scorers, blocks)
+    return Watched(
+        model.name,
+        model.version,
+        profile,
+        target_of(model.name, model.version, profile.schema, profile.cells),
+        counter,
+        SegmentCounter(profile),
+        tuple(_part(model, profile, part, config, digest) for part in parts),
+    )
+
+
+def _part(
+    model: ModelConfig, profile: Profile, part: Part, config: Config, digest: str
+) -> WatchedPart:
+    _, blocks = loaded(REGISTRY, profile.schema, part.cells, profile.learned)
     evaluator = Evaluator(
-        profile.cells,
-        profile.reference,
+        part.cells,
+        part.reference,
         REGISTRY,
         {name: block for name, block in blocks.items() if name in config.methods.blocks},
         continuous=config.methods.continuous,
         categorical=config.methods.categorical,
         quality=config.methods.quality,
     )
-    identity = orjson.dumps([profile.fingerprint, grains], option=orjson.OPT_SORT_KEYS)
-    digest = blake2b(identity, digest_size=8).hexdigest()
-    return Watched(
+    label = f"/{part.label}" if part.label else ""
+    return WatchedPart(
+        f"{model.name}/{model.version}{label}@{digest}",
         f"{model.name}/{model.version}@{digest}",
         model.name,
         model.version,
-        profile,
-        layout,
-        target_of(model.name, model.version, profile.schema, profile.cells),
-        Counter(profile.schema, profile.cells, layout, scorers, blocks),
+        part.label,
+        part,
         evaluator,
-        Judge(model.name, profile, evaluator, config.alerts, compat=compat),
+        Judge(
+            model.name,
+            part,
+            evaluator,
+            config.alerts,
+            segments=sum(len(one.values) for one in profile.segments),
+            compat=config.compat is not None,
+        ),
     )

@@ -28,7 +28,8 @@ LATENESS, SKEW = 600, 300  # seconds
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Watched], Any, Any]:
-    world = worlds.build(tmp_path_factory.mktemp("world"))
+    segments = [{"by": ["channel", "member"], "most": 3}, {"by": ["member"]}]
+    world = worlds.build(tmp_path_factory.mktemp("world"), segments=segments)
     config = world.config(
         windows=[{"name": "hour", "size": "1h", "every": "10m"}],
         time={"allowed_lateness": f"{LATENESS}s", "allowed_skew": f"{SKEW}s"},
@@ -148,7 +149,7 @@ def test_any_partitioning_batching_and_order_of_partitions_give_the_same_integer
 def test_a_restart_at_any_record_gives_the_same_integers(watched: Any, cuts: list[int]) -> None:
     models, windows, config = watched
     whole = outcome(run(watched, iter([("p", HOSTILE)])))
-    sizes = {m.key: m.layout.size for m in models}
+    sizes = {p.key: p.reference.layout.size for m in models for p in m.parts}
     decoder = NativeDecoder(config.mapping, [m.target for m in models], 2**20)
     stored: PartitionState | None = None
     chunks: dict[ChunkKey, bytes] = {}

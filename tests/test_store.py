@@ -107,7 +107,7 @@ def test_results_come_in_their_newest_revision_and_in_order(store: SqliteStore) 
     assert rows[0]["window_start"] == "1970-01-01T00:00:00Z"
     assert [r["value"] for r in rows[:3]] == [0.1, None, 10.0]
     assert [r["alert"] for r in rows[:3]] == [False, None, None]
-    history = store.history("m", "1", "day")
+    history = store.history("m", "1", "", "day")
     assert [(r.index, r.revision) for r in history] == [(0, 1), (1, 0)]
     assert [v.alert for v in history[1].values] == [True, None, None]
 

@@ -53,6 +53,7 @@ def columns(rows: int, seed: int, *, shift: float = 0.0) -> dict[str, Any]:
         "member": rng.random(rows) < 0.25,
         "prediction": (score > 0.4).astype(int),
         "score": score,
+        "label": (rng.random(rows) < score).astype(int),
     }
 
 
@@ -67,7 +68,7 @@ def events(rows: int, seed: int, *, shift: float = 0.0, seconds: float = 10.0) -
     """The same rows as native JSON events."""
     found = columns(rows, seed, shift=shift)
     lists = {name: values.tolist() for name, values in found.items()}
-    features = [name for name in lists if name not in ("prediction", "score")]
+    features = [name for name in lists if name not in ("prediction", "score", "label")]
     lines = []
     for i in range(rows):
         event = {
@@ -81,6 +82,7 @@ def events(rows: int, seed: int, *, shift: float = 0.0, seconds: float = 10.0) -
             },
             "prediction": lists["prediction"][i],
             "score": lists["score"][i],
+            "label": lists["label"][i],
         }
         lines.append(orjson.dumps(event))
     return lines

@@ -20,23 +20,23 @@ from stream_monitor.methods import REGISTRY
 from stream_monitor.methods.base import Measured
 from stream_monitor.methods.evaluate import Evaluator
 from stream_monitor.panes.layout import Counted
-from stream_monitor.reference.profile import Profile
+from stream_monitor.reference.profile import Part
 from stream_monitor.values import DRIFT, OUTLIERS, QUALITY, STATISTICS
 
 
 class CalibratedLimits:
     """Limits from the reference, for each number of rows."""
 
-    def __init__(self, profile: Profile, evaluator: Evaluator, false_alarms: float) -> None:
-        self._cells = profile.cells
+    def __init__(self, part: Part, evaluator: Evaluator, false_alarms: float) -> None:
+        self._cells = part.cells
         self._shares = evaluator.shares
         self._calibration = Calibration(
-            profile.cells,
+            part.cells,
             evaluator.drift,
             {name: method.tail_power for name, method in REGISTRY.drift.items()},
             false_alarms=false_alarms,
         )
-        sizes = Counter(m.family for m in evaluator.measure(profile.reference) if _judged(m))
+        sizes = Counter(m.family for m in evaluator.measure(part.reference) if _judged(m))
         self._levels = {family: sidak(false_alarms, n) for family, n in sizes.items()}
 
     def dump(self) -> bytes:

@@ -19,7 +19,7 @@ from stream_monitor.alerts.limits import NO_LIMIT, Limit, Stateless
 from stream_monitor.methods.base import Chunks, Definition, Measured
 from stream_monitor.methods.evaluate import Evaluator
 from stream_monitor.panes.layout import Counted
-from stream_monitor.reference.profile import Profile
+from stream_monitor.reference.profile import Part
 
 _MULTIPLIER = 3.0
 _CHI2_LEVEL = 0.05
@@ -40,12 +40,12 @@ class ChunkLimits(Stateless):
     a quirk that makes the row count of every full chunk an alert.
     """
 
-    def __init__(self, profile: Profile, evaluator: Evaluator, *, compat: bool) -> None:
-        self._profile = profile
+    def __init__(self, part: Part, evaluator: Evaluator, *, compat: bool) -> None:
+        self._cells = part.cells
         self._compat = compat
         self._values: dict[_Key, list[float]] = {}
-        for chunk in profile.chunks:
-            for m in evaluator.measure(Counted(profile.layout, chunk)):
+        for chunk in part.chunks:
+            for m in evaluator.measure(Counted(part.layout, chunk)):
                 self._values.setdefault((m.family, m.column, m.metric), []).append(m.value)
         self._known: dict[_Key, Limit] = {}
 
@@ -82,7 +82,7 @@ class ChunkLimits(Stateless):
 
     def _chi2(self, m: Measured, window: Counted) -> Limit:
         """No threshold of its own; the critical value at 0.05 plays it."""
-        cells = self._profile.cells[m.column]
+        cells = self._cells[m.column]
         counts = window.column(m.column)[: cells.size]
         freedom = int(np.count_nonzero(cells.values + counts)) - 1
         if freedom < 1:

@@ -6,25 +6,28 @@ import math
 from collections.abc import Sequence
 
 from stream_monitor.alerts.calibrated import CalibratedLimits
+from stream_monitor.alerts.calibration import sidak
 from stream_monitor.alerts.chunks import ChunkLimits
 from stream_monitor.alerts.limits import NO_LIMIT, Limit, Limits, NoLimits
 from stream_monitor.config.model import AlertsConfig, ThresholdOverride
 from stream_monitor.methods.base import Measured
 from stream_monitor.methods.evaluate import Evaluator
 from stream_monitor.panes.layout import Counted
-from stream_monitor.reference.profile import Profile
+from stream_monitor.reference.profile import Part
 from stream_monitor.values import Value
 
 
 def limits_of(
-    profile: Profile, evaluator: Evaluator, config: AlertsConfig, *, compat: bool
+    part: Part, evaluator: Evaluator, config: AlertsConfig, *, segments: int, compat: bool
 ) -> Limits:
-    """The configured rule for thresholds."""
+    """The configured rule for thresholds; all segments together have the rate of the whole."""
     match config.threshold or ("chunks" if compat else "calibrated"):
         case "calibrated":
-            return CalibratedLimits(profile, evaluator, config.false_alarms)
+            return CalibratedLimits(
+                part, evaluator, sidak(config.false_alarms, segments if part.label else 1)
+            )
         case "chunks":
-            return ChunkLimits(profile, evaluator, compat=compat)
+            return ChunkLimits(part, evaluator, compat=compat)
         case "constant":
             return NoLimits()
 
@@ -40,16 +43,17 @@ class Judge:
     def __init__(
         self,
         model: str,
-        profile: Profile,
+        part: Part,
         evaluator: Evaluator,
         config: AlertsConfig,
         *,
+        segments: int,
         compat: bool,
     ) -> None:
         # NannyML judges every chunk
         self._min_rows = 1 if compat else config.min_rows
         self._overrides = [o for o in config.overrides if o.model in (None, model)]
-        self.limits = limits_of(profile, evaluator, config, compat=compat)
+        self.limits = limits_of(part, evaluator, config, segments=segments, compat=compat)
 
     def values(
         self, measured: Sequence[Measured], window: Counted, *, closed: bool

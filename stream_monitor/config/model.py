@@ -101,6 +101,19 @@ class ReferenceConfig(Section):
     )
 
 
+class SegmentConfig(Section):
+    """Parts of the traffic to watch by themselves: one for each combination of some columns."""
+
+    by: list[str] = Field(
+        min_length=1,
+        description="categorical columns: features, or `segment.<field>` of the events' segment "
+        "object",
+    )
+    most: int = Field(
+        default=10, gt=0, le=1000, description="the combinations most frequent in the reference"
+    )
+
+
 class KafkaSource(Section):
     """A Kafka topic, read by a consumer group."""
 
@@ -282,6 +295,9 @@ class Config(Section):
     source: SourceConfig | None = Field(default=None, description="required by `run`")
     mapping: MappingConfig = MappingConfig()
     reference: ReferenceConfig = ReferenceConfig()
+    segments: list[SegmentConfig] = Field(
+        default_factory=list, description="fixed when the reference is built"
+    )
     windows: list[WindowConfig] = Field(min_length=1)
     time: TimeConfig = TimeConfig()
     methods: MethodsConfig = MethodsConfig()

@@ -31,8 +31,11 @@ class WindowView:
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
+    """A model version's whole traffic (segment empty) or one segment of it."""
+
     name: str
     version: str
+    segment: str
     fingerprint: str
     reference_rows: int
     cells: Mapping[str, Cells]

@@ -143,6 +143,9 @@ class DriftMethod(Protocol):
     square has an asymptotically exponential tail without drift (distances: their square is like a
     chi-squared sum), 1 where the statistic itself has (chi-squared, PSI). Calibration extrapolates
     on that scale.
+
+    ``fine`` methods work on any cells, the finer the better; segments give them fewer. The others
+    find exactly their own bins among the cells.
     """
 
     @property
@@ -153,6 +156,9 @@ class DriftMethod(Protocol):
 
     @property
     def tail_power(self) -> int: ...
+
+    @property
+    def fine(self) -> bool: ...
 
     def edges(self, summary: Summary) -> FloatArray:
         """The cuts this method needs among a continuous column's edges; may be empty."""
@@ -296,7 +302,11 @@ class BlockMethod(Protocol):
         """None where the reference lacks what the method needs (labels, scores, …)."""
 
     def load(self, schema: Schema, cells: Mapping[str, Cells], arrays: Arrays) -> Block:
-        """The method as learned; ``cells`` are complete, ``schema`` is that of the batches."""
+        """The method as learned; ``cells`` are complete, ``schema`` is that of the batches.
+
+        Segments load it with coarser cells of their own: the block's size and what it adds must
+        not depend on the cells' edges and counts.
+        """
 
 
 @dataclass(frozen=True, slots=True)

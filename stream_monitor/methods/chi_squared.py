@@ -32,6 +32,7 @@ class ChiSquared:
     )
     kinds = frozenset({Kind.CATEGORICAL, Kind.BOOLEAN})
     tail_power = 1
+    fine = False
 
     def edges(self, summary: Summary) -> FloatArray:  # noqa: ARG002 - continuous columns only
         return np.empty(0)

@@ -27,6 +27,7 @@ class Hellinger:
     )
     kinds = frozenset(Kind)
     tail_power = 2
+    fine = False
 
     def edges(self, summary: Summary) -> FloatArray:
         return doane_edges(summary)

@@ -32,6 +32,7 @@ class JensenShannon:
     )
     kinds = frozenset(Kind)
     tail_power = 2
+    fine = False
 
     def edges(self, summary: Summary) -> FloatArray:
         return doane_edges(summary)

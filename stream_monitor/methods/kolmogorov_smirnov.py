@@ -31,6 +31,7 @@ class KolmogorovSmirnov:
     )
     kinds = frozenset({Kind.CONTINUOUS})
     tail_power = 2
+    fine = True
 
     def edges(self, summary: Summary) -> FloatArray:
         return fine_edges(summary)

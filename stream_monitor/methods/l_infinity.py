@@ -28,6 +28,7 @@ class LInfinity:
     )
     kinds = frozenset({Kind.CATEGORICAL, Kind.BOOLEAN})
     tail_power = 2
+    fine = False
 
     def edges(self, summary: Summary) -> FloatArray:  # noqa: ARG002 - continuous columns only
         return np.empty(0)

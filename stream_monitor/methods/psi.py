@@ -39,6 +39,7 @@ class PopulationStabilityIndex:
     )
     kinds = frozenset(Kind)
     tail_power = 1
+    fine = False
 
     def edges(self, summary: Summary) -> FloatArray:
         return quantile_edges(summary, _BINS)

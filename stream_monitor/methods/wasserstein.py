@@ -37,6 +37,7 @@ class Wasserstein:
     )
     kinds = frozenset({Kind.CONTINUOUS})
     tail_power = 2
+    fine = True
 
     def edges(self, summary: Summary) -> FloatArray:
         return fine_edges(summary)

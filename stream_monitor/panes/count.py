@@ -43,6 +43,14 @@ class Slots:
         self.blocks = blocks
         self.derived = derived
 
+    def coarse(self, layout: Layout, places: IntArray) -> Slots:
+        """The same for a layout with fewer slots a column: ``places`` says where each one goes."""
+        blocks = [
+            (layout.blocks[name], addends)
+            for name, (_, addends) in zip(layout.blocks, self.blocks, strict=True)
+        ]
+        return Slots(layout, places[self.slots], blocks, self.derived)
+
     def count(self, pane: IntArray) -> Iterator[tuple[int, IntArray]]:
         """Counts a pane.
 

@@ -11,6 +11,7 @@ registry's interfaces.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,15 @@ from stream_monitor.panes.exact import LIMBS
 from stream_monitor.panes.layout import Counted, Layout
 from stream_monitor.reference.profile import Arrays, Profile, fingerprinted
 from stream_monitor.reference.sample import RowSample
+from stream_monitor.reference.segments import Chooser, SegmentSet
+from stream_monitor.reference.split import SegmentCounter
 from stream_monitor.reference.study import ColumnStudy
 from stream_monitor.schema import Column, FloatArray, IntArray, Kind, Role, Schema
 from stream_monitor.tables import Chunk, read_chunks
 
 Progress = Callable[[str, float], None]
 _MAX_CHUNKS = 1_000
+_PARTS = 32  # of a column's mass that a segment can tell apart at least
 
 
 def build_profile(
@@ -60,8 +64,9 @@ def build_profile(
     studies = builder.study()
     _check_names(builder.names, config)
     schema, cells = _decide(studies, config, registry)
-    learned, cells = builder.learn(schema, cells)
-    return fingerprinted(builder.count(schema, cells, learned, _chunk_rows(config, builder.rows)))
+    learned, cells, segments = builder.learn(schema, cells)
+    chunk_rows = _chunk_rows(config, builder.rows)
+    return fingerprinted(builder.count(schema, cells, learned, segments, chunk_rows))
 
 
 class _Builder:
@@ -141,8 +146,8 @@ class _Builder:
 
     def learn(
         self, schema: Schema, cells: dict[str, Cells]
-    ) -> tuple[dict[str, Arrays], dict[str, Cells]]:
-        """Second pass: what the methods learned by name, and the cells with their counts."""
+    ) -> tuple[dict[str, Arrays], dict[str, Cells], tuple[SegmentSet, ...]]:
+        """Second pass: what the methods learned by name, the cells with their counts, segments."""
         config = self._config
         compat = config.compat is not None
         study = Study(schema, cells, compat, config.reference.positive_class)
@@ -154,6 +159,7 @@ class _Builder:
         for name in config.methods.blocks:
             if (block := self._registry.block[name].learner(study)) is not None:
                 blocks[name] = block
+        chooser = Chooser(config.segments, schema, cells)
         sample = RowSample(None if compat else config.reference.sample_rows)
         layout = Layout.of(cells, {})
         counter = Counter(schema, cells, layout, {}, {})
@@ -170,6 +176,7 @@ class _Builder:
                 row.update(batch)
             for block in blocks.values():
                 block.update(batch)
+            chooser.update(batch)
             sample.add(batch, rank)
         learned = {name: row.finish() for name, row in rows.items()}
         chosen = sample.batch(schema)
@@ -177,24 +184,28 @@ class _Builder:
             learned[name] = block.finish(chosen)
             self._progress("training", done / len(blocks))
         counted = Counted(layout, total)
-        return learned, {
+        filled = {
             name: _filled(column, counted.column(name), sums.get(name))
             for name, column in cells.items()
         }
+        return learned, filled, chooser.finish()
 
     def count(
         self,
         schema: Schema,
         cells: dict[str, Cells],
         learned: dict[str, Arrays],
+        segments: tuple[SegmentSet, ...],
         chunk_rows: int,
     ) -> Profile:
         """Third pass."""
         number = -(-self.rows // chunk_rows)
-        if number > _MAX_CHUNKS:
+        parts = 1 + sum(len(one.values) for one in segments)
+        if number * parts > _MAX_CHUNKS:
             raise ProfileError(
-                f"{self.rows:,} rows in chunks of {chunk_rows:,} are {number:,} chunks, at most "
-                f"{_MAX_CHUNKS:,} are kept; raise reference.chunk_rows"
+                f"{self.rows:,} rows in chunks of {chunk_rows:,} are {number:,} chunks of each of "
+                f"{parts} parts (the whole and its segments), {_MAX_CHUNKS:,} are kept at most; "
+                "raise reference.chunk_rows or lower segments[].most"
             )
         scorers, blocks = loaded(self._registry, schema, cells, learned)
         points = {name: np.zeros(len(s.edges) + 1) for name, s in scorers.items()}
@@ -205,18 +216,7 @@ class _Builder:
         sizes = dict.fromkeys(scorers, LIMBS) | {name: b.size for name, b in blocks.items()}
         layout = Layout.of(cells, sizes)
         counter = Counter(schema, cells, layout, scorers, blocks)
-        chunks = np.zeros((number, layout.size), dtype=np.int64)
-        for batch, rank in self._batches(schema, cells, "counting"):
-            slots = counter.slots(batch)
-            for index, vector in slots.count(rank // chunk_rows):
-                chunks[index] += vector
-            for name, values in slots.derived.items():
-                edges = cells[name].edges
-                points[name] += np.bincount(codes_of(edges, values), values, len(edges) + 1)
-        total = Counted(layout, chunks.sum(axis=0))
-        for name, sums in points.items():
-            cells[name] = _filled(cells[name], total.column(name), sums)
-        return Profile(
+        profile = Profile(
             self._target.name,
             self._target.version,
             datetime.now(UTC).isoformat(timespec="seconds"),
@@ -224,11 +224,31 @@ class _Builder:
             cells,
             self.rows,
             chunk_rows,
-            chunks,
+            np.zeros((number, layout.size), dtype=np.int64),
             learned,
             sizes,
             self._config.compat is not None,
+            segments,
+            coarse={
+                c.column.name: _coarse_edges(c, self._registry)
+                for c in cells.values()
+                if segments and c.summary is not None
+            },
         )
+        places = SegmentCounter(profile)
+        own = np.zeros((parts - 1, number, places.layout.size), dtype=np.int64)
+        for batch, rank in self._batches(schema, cells, "counting"):
+            slots, chunk = counter.slots(batch), rank // chunk_rows
+            for index, vector in slots.count(chunk):
+                profile.chunks[index] += vector
+            for segment, index, vector in places.count(batch, slots, chunk):
+                own[segment, index] += vector
+            for name, values in slots.derived.items():
+                edges = cells[name].edges
+                points[name] += np.bincount(codes_of(edges, values), values, len(edges) + 1)
+        for name, sums in points.items():
+            cells[name] = _filled(cells[name], profile.whole.reference.column(name), sums)
+        return replace(profile, segment_chunks=own)
 
     def _batches(
         self, schema: Schema, cells: Mapping[str, Cells], phase: str
@@ -339,6 +359,25 @@ def _edges(summary: Summary, registry: Registry) -> FloatArray:
     wanted = [m.edges(summary) for m in registry.drift.values() if Kind.CONTINUOUS in m.kinds]
     edges: FloatArray = np.unique(np.concatenate([np.empty(0), *wanted]))
     return edges[np.isfinite(edges)]
+
+
+def _coarse_edges(cells: Cells, registry: Registry) -> FloatArray:
+    """The edges that a segment's cells keep.
+
+    Those that methods need exactly, the range's ends, 31 that share the reference's mass evenly,
+    and every fourth beyond the range.
+    """
+    if cells.summary is None or not cells.summary.n:
+        return cells.edges
+    low, high = cells.summary.minimum, np.nextafter(cells.summary.maximum, np.inf)
+    below = np.cumsum(cells.values)[:-1] / cells.summary.n
+    even = cells.edges[
+        np.searchsorted(below, np.arange(1, _PARTS) / _PARTS).clip(max=len(below) - 1)
+    ]
+    beyond = cells.edges[(cells.edges < low) | (cells.edges > high)][::4]
+    exact = [m for m in registry.drift.values() if not m.fine and cells.column.kind in m.kinds]
+    wanted = [[low, high], even, beyond, *(m.edges(cells.summary) for m in exact)]
+    return np.intersect1d(np.concatenate(wanted), cells.edges)
 
 
 def _filled(cells: Cells, counts: IntArray, sums: FloatArray | None) -> Cells:

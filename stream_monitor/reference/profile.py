@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ import msgspec
 import numpy as np
 import orjson
 
-from stream_monitor.cells import Cells, Summary
+from stream_monitor.cells import Cells, Summary, coarsened
 from stream_monitor.errors import ProfileError
 from stream_monitor.panes.layout import Counted, Layout
-from stream_monitor.schema import Column, IntArray, Kind, Role, Schema
+from stream_monitor.reference.segments import SegmentSet
+from stream_monitor.schema import Column, FloatArray, IntArray, Kind, Role, Schema
 
 FORMAT_VERSION = 2
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # of every member, so that the archive depends on its content only
@@ -57,6 +58,22 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
     compat: bool
     columns: list[_ColumnHeader]
     blocks: dict[str, int]
+    segments: list[SegmentSet]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one part of the traffic is compared with: all of it (label empty), or a segment."""
+
+    label: str
+    cells: Mapping[str, Cells]
+    layout: Layout
+    chunks: IntArray
+
+    @property
+    def reference(self) -> Counted:
+        """What the part's whole reference counted."""
+        return Counted(self.layout, self.chunks.sum(axis=0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +101,11 @@ class Profile:
         How many slots each block of the layout has.
     compat
         Whether it was built for NannyML's numbers.
+    segments
+        The parts of the traffic that are watched by themselves.
+    segment_chunks : int64[segments, chunks, coarse layout.size]
+    coarse
+        The edges that segments keep of each column's cells.
     fingerprint
         Hexadecimal digest of everything but ``created``.
     """
@@ -99,6 +121,9 @@ class Profile:
     learned: Mapping[str, Arrays]
     blocks: Mapping[str, int]
     compat: bool = False
+    segments: tuple[SegmentSet, ...] = ()
+    segment_chunks: IntArray = field(default_factory=lambda: np.zeros((0, 0, 0), dtype=np.int64))
+    coarse: Mapping[str, FloatArray] = field(default_factory=dict)
     fingerprint: str = ""
 
     @property
@@ -106,9 +131,40 @@ class Profile:
         return Layout.of(self.cells, self.blocks)
 
     @property
-    def reference(self) -> Counted:
-        """What the whole reference counted."""
-        return Counted(self.layout, self.chunks.sum(axis=0))
+    def whole(self) -> Part:
+        """The reference of all rows."""
+        return Part("", self.cells, self.layout, self.chunks)
+
+    @property
+    def parts(self) -> list[Part]:
+        """The whole, then each segment."""
+        found = [self.whole]
+        labels = [label for one in self.segments for label in one.labels]
+        for label, chunks in zip(labels, self.segment_chunks, strict=True):
+            layout = Layout.of(self.coarse_cells()[0], self.blocks)
+            own = Counted(layout, chunks.sum(axis=0))
+            cells = {
+                name: replace(column, counts=own.column(name))
+                for name, column in self.coarse_cells()[0].items()
+            }
+            found.append(Part(label, cells, layout, chunks))
+        return found
+
+    def coarse_cells(self) -> tuple[dict[str, Cells], IntArray]:
+        """The columns in the cells that segments have, and where each slot of a column goes.
+
+        The second is int64[...]: the slot in a segment's vector of each slot of :attr:`layout`.
+        """
+        cells: dict[str, Cells] = {}
+        places = [np.zeros(1, dtype=np.int64)]
+        end = 1
+        for name, column in self.cells.items():
+            cells[name], slots = column, np.arange(column.slots)
+            if name in self.coarse:
+                cells[name], slots = coarsened(column, self.coarse[name])
+            places.append(slots + end)
+            end += cells[name].slots
+        return cells, np.concatenate(places)
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """Everything that is an array, by the name it has in the file."""
@@ -121,6 +177,10 @@ class Profile:
             if column.summary is not None:
                 found[f"columns/{name}/sample"] = column.summary.sample
                 found[f"columns/{name}/distinct"] = column.summary.distinct
+        for name, edges in self.coarse.items():
+            found[f"columns/{name}/coarse"] = edges
+        if self.segments:
+            found["segments"] = self.segment_chunks
         for method, arrays in self.learned.items():
             for name, array in arrays.items():
                 found[f"methods/{method}/{name}"] = array
@@ -148,6 +208,7 @@ def _header(profile: Profile) -> _Header:
     return _Header(
         FORMAT_VERSION, "", profile.created, profile.model, profile.version,
         profile.rows, profile.chunk_rows, profile.compat, columns, dict(profile.blocks),
+        list(profile.segments),
     )  # fmt: skip
 
 
@@ -249,8 +310,10 @@ def _assemble(header: _Header, arrays: Arrays) -> Profile:
         if name.startswith("methods/"):
             method, _, key = name.removeprefix("methods/").partition("/")
             learned.setdefault(method, {})[key] = array
+    coarse = {n: arrays[at] for n in cells if (at := f"columns/{n}/coarse") in arrays}
     return Profile(
         header.model, header.version, header.created, schema, cells, header.rows,
         header.chunk_rows, arrays["chunks"], learned, header.blocks, header.compat,
+        tuple(header.segments), arrays.get("segments", np.zeros((0, 0, 0), dtype=np.int64)), coarse,
         header.fingerprint,
     )  # fmt: skip

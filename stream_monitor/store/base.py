@@ -90,8 +90,8 @@ class Store(Protocol):
     def results(self, filters: Mapping[str, str]) -> Iterator[dict[str, object]]:
         """Rows of the results log, newest revision of each window, by COLUMNS; see the API docs."""
 
-    def history(self, model: str, version: str, window: str) -> list[WindowResult]:
-        """The newest 60 closed windows of a name, oldest first, each in its newest revision."""
+    def history(self, model: str, version: str, segment: str, window: str) -> list[WindowResult]:
+        """The newest 60 closed windows of a part and name, oldest first, in their newest revision."""
 
     @property
     def dead_letters_dropped(self) -> int:

@@ -183,10 +183,12 @@ class SqliteStore:
         cache = self._meta(f"cache/{name}")
         return cache if isinstance(cache, bytes) else None
 
-    def history(self, model: str, version: str, window: str) -> list[WindowResult]:
-        query = f"{_NEWEST} AND (model, version, window) = (?, ?, ?) ORDER BY number DESC LIMIT ?"
+    def history(self, model: str, version: str, segment: str, window: str) -> list[WindowResult]:
+        names = "(model, version, segment, window) = (?, ?, ?, ?)"
+        query = f"{_NEWEST} AND {names} ORDER BY number DESC LIMIT ?"
         with self._errors():
-            rows = self._reader().execute(query, (model, version, window, HISTORY)).fetchall()
+            chosen = (model, version, segment, window, HISTORY)
+            rows = self._reader().execute(query, chosen).fetchall()
         return [_result(data) for (data,) in reversed(rows)]
 
     def results(self, filters: Mapping[str, str]) -> Iterator[dict[str, object]]:
