@@ -29,13 +29,17 @@ def method_problems(config: Config) -> list[Problem]:
         problems += _unknown(f"methods.{key}", chosen, known)
     quality = [n for n, m in REGISTRY.share.items() if m.definition.family == QUALITY]
     problems += _unknown("methods.quality", config.methods.quality, quality)
-    return problems + _unknown("methods.blocks", config.methods.blocks, list(REGISTRY.block))
+    return problems + _unknown(
+        "methods.blocks", config.methods.blocks, [*REGISTRY.block, *REGISTRY.sketch]
+    )
 
 
 def override_problems(config: Config) -> list[Problem]:
     """Overrides of thresholds that can fit no value."""
     blocks = [d.metric for m in REGISTRY.block.values() for d in m.definitions]
-    metrics = ["rows_count", *REGISTRY.drift, *REGISTRY.share, *REGISTRY.row, *blocks]
+    sketches = [d.metric for m in REGISTRY.sketch.values() for d in m.definitions]
+    single = [*REGISTRY.drift, *REGISTRY.share, *REGISTRY.row]
+    metrics = ["rows_count", *single, *blocks, *sketches]
     models = list(dict.fromkeys(m.name for m in config.models))
     return [
         Problem(f"alerts.overrides[{i}].{key}", name, f"choose from {', '.join(known)}")

@@ -142,10 +142,10 @@ class Monitor:
             for name in poll.revoked:
                 self._pipeline.partitions.pop(name, None)
             log.info("partitions revoked", partitions=list(poll.revoked))
-        sizes = {part.key: part.reference.layout.size for part in self._parts}
+        shapes = {key: shape for model in self._watched for key, shape in model.shapes.items()}
         for name in poll.assigned:
             state = self._store.restore_partition(name)
-            partition = Partition.restored(name, state, sizes) if state else Partition(name)
+            partition = Partition.restored(name, state, shapes) if state else Partition(name)
             self._pipeline.partitions[name] = partition
             self._source.seek(name, partition.position)
             log.info("partition assigned", partition=name, position=partition.position)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 from itertools import product
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -42,6 +44,12 @@ class Published(msgspec.Struct):
 
     def index(self, number: int) -> int:
         return number - self.origin + self.base
+
+
+class _Summed(NamedTuple):
+    counted: Counted
+    first: int
+    last: int
 
 
 class Pipeline:
@@ -130,7 +138,12 @@ class Pipeline:
                     times = batch.event_time[pane == index]
                     first, last = int(times.min()), int(times.max())
                 spans[index] = first, last
-                self._add(partition, PaneKey(model.key, clock, index), counts, spans[index])
+                key = PaneKey(model.key, clock, index)
+                self._add(partition, key, counts, spans[index])
+                if model.sketchers:
+                    rows = batch if counts[0] == n else batch.take(np.flatnonzero(pane == index))
+                    made = {name: s.sketch(rows) for name, s in model.sketchers.items()}
+                    partition.sketch(key, made)
             for segment, index, counts in model.segments.count(batch, slots, pane):
                 key = PaneKey(model.parts[1 + segment].key, clock, index)
                 self._add(partition, key, counts, spans[index])
@@ -203,8 +216,8 @@ class Pipeline:
         state = self._state(part, window)
         if state is None:
             return {}
-        vector, _, _ = self._sum(part, window, result.index - state.index(0))
-        return {} if vector is None else Counted(part.reference.layout, vector).columns()
+        summed = self._sum(part, window, result.index - state.index(0))
+        return {} if summed is None else summed.counted.columns()
 
     def _mark(self, model: Watched, window: Window, watermark: int | None) -> int | None:
         if window.clock == TIME:
@@ -273,10 +286,12 @@ class Pipeline:
     ) -> list[WindowResult]:
         results = []
         for number in numbers:
-            vector, first, last = self._sum(part, window, number)
-            if vector is None:
+            summed = self._sum(part, window, number)
+            if summed is None:
                 continue
-            counted = Counted(part.reference.layout, vector)
+            counted = summed.counted
+            if not closed:  # what is costly to measure waits until the window is complete
+                counted = replace(counted, sketches={})
             measured = part.evaluator.measure(counted)
             by_time = window.clock == TIME
             results.append(
@@ -286,8 +301,8 @@ class Pipeline:
                     part.label,
                     window.name,
                     state.index(number),
-                    window.start(number) if by_time else first,
-                    window.end(number) if by_time else last,
+                    window.start(number) if by_time else summed.first,
+                    window.end(number) if by_time else summed.last,
                     counted.rows,
                     closed,
                     part.judge.values(measured, counted, closed=closed),
@@ -296,23 +311,23 @@ class Pipeline:
             )
         return results
 
-    def _sum(
-        self, part: WatchedPart, window: Window, number: int
-    ) -> tuple[IntArray | None, int, int]:
-        total: IntArray | None = None
-        first = last = 0
+    def _sum(self, part: WatchedPart, window: Window, number: int) -> _Summed | None:
+        """A window's panes of all partitions as one; None where there is none."""
+        panes = []
         for index in window.panes(number):
             key = PaneKey(part.key, window.clock, index)
-            for partition in self.partitions.values():
-                pane = partition.panes.get(key)
-                if pane is None:
-                    continue
-                if total is None:
-                    total, first, last = pane.counts.copy(), pane.first, pane.last
-                else:
-                    total += pane.counts
-                    first, last = min(first, pane.first), max(last, pane.last)
-        return total, first, last
+            found = (p.panes.get(key) for p in self.partitions.values())
+            panes += [pane for pane in found if pane is not None]
+        if not panes:
+            return None
+        vector = panes[0].counts.copy()
+        sketches = dict(panes[0].sketches)
+        for pane in panes[1:]:
+            vector += pane.counts
+            for name, sketch in pane.sketches.items():
+                sketches[name] = sketches[name].merged(sketch) if name in sketches else sketch
+        first, last = min(p.first for p in panes), max(p.last for p in panes)
+        return _Summed(Counted(part.reference.layout, vector, sketches), first, last)
 
     def _drop(self, model: Watched, watermark: int | None) -> None:
         """End the life of panes that no window needs any more."""

@@ -52,12 +52,7 @@ class Views:
                 part.reference.reference.rows,
                 part.reference.cells,
                 tuple(
-                    self._window(
-                        part,
-                        w,
-                        pipeline,
-                        filling.get((part.name, part.version, part.label, w.name)),
-                    )
+                    self._window(part, w, pipeline, filling.get((part.key, w.name)))
                     for w in self._windows
                 ),
             )

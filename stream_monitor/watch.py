@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -14,8 +15,10 @@ from stream_monitor.config.units import format_size
 from stream_monitor.decode.base import Target
 from stream_monitor.errors import ConfigError, Problem, ProfileError
 from stream_monitor.methods import REGISTRY
+from stream_monitor.methods.base import Sketcher
 from stream_monitor.methods.evaluate import Evaluator
 from stream_monitor.panes.count import Counter
+from stream_monitor.panes.partition import Shape
 from stream_monitor.panes.windows import Window, windows_of
 from stream_monitor.reference.build import loaded, target_of
 from stream_monitor.reference.profile import Part, Profile, load
@@ -54,11 +57,21 @@ class Watched:
     target: Target
     counter: Counter
     segments: SegmentCounter
+    sketchers: Mapping[str, Sketcher]
     parts: tuple[WatchedPart, ...]
 
     @property
     def key(self) -> str:
         return self.parts[0].key
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """What panes hold, by the key of each part; only those of the whole have sketches."""
+        readers = {name: sketcher.from_bytes for name, sketcher in self.sketchers.items()}
+        return {
+            part.key: Shape(part.reference.layout.size, {} if part.label else readers)
+            for part in self.parts
+        }
 
 
 def watch(config: Config, place: str) -> tuple[list[Watched], tuple[Window, ...]]:
@@ -131,7 +144,8 @@ def _watched(
         )
     identity = orjson.dumps([profile.fingerprint, grains], option=orjson.OPT_SORT_KEYS)
     digest = blake2b(identity, digest_size=8).hexdigest()
-    scorers, blocks = loaded(REGISTRY, profile.schema, profile.cells, profile.learned)
+    learned = profile.learned
+    scorers, blocks, sketchers = loaded(REGISTRY, profile.schema, profile.cells, learned)
     parts = profile.parts
     counter = Counter(profile.schema, profile.cells, profile.layout, scorers, blocks)
     return Watched(
@@ -141,6 +155,7 @@ def _watched(
         target_of(model.name, model.version, profile.schema, profile.cells),
         counter,
         SegmentCounter(profile),
+        {name: s for name, s in sketchers.items() if name in config.methods.blocks},
         tuple(_part(model, profile, part, config, digest) for part in parts),
     )
 
@@ -148,12 +163,14 @@ def _watched(
 def _part(
     model: ModelConfig, profile: Profile, part: Part, config: Config, digest: str
 ) -> WatchedPart:
-    _, blocks = loaded(REGISTRY, profile.schema, part.cells, profile.learned)
+    _, blocks, sketchers = loaded(REGISTRY, profile.schema, part.cells, profile.learned)
+    chosen = config.methods.blocks
     evaluator = Evaluator(
         part.cells,
         part.reference,
         REGISTRY,
-        {name: block for name, block in blocks.items() if name in config.methods.blocks},
+        {name: block for name, block in blocks.items() if name in chosen},
+        {name: s for name, s in sketchers.items() if name in chosen and not part.label},
         continuous=config.methods.continuous,
         categorical=config.methods.categorical,
         quality=config.methods.quality,

@@ -31,6 +31,7 @@ from stream_monitor.expose.snapshot import (
     Snapshot,
     WindowView,
 )
+from stream_monitor.panes.layout import Counted
 from stream_monitor.store.base import Checkpoint, DeadLetter
 from stream_monitor.store.sqlite import SqliteStore
 from stream_monitor.values import COLUMNS, Value, WindowResult
@@ -65,7 +66,7 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     world = worlds.build(tmp_path_factory.mktemp("world"))
     (model,), _ = watch(world.config(), "test")
     history = (*(window(i, 0.03 + 0.002 * (i % 3)) for i in range(10)), window(10, 0.25))
-    counts = model.layout.split(model.profile.chunks[0])
+    counts = Counted(model.profile.layout, model.profile.chunks[0]).columns()
     view = WindowView(
         "day", "1d", history[-1], counts, window(11, 0.2, closed=False), counts, history
     )
@@ -81,7 +82,7 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
         4_000, BEGIN + 11 * DAY, BEGIN + 11 * DAY,
     )  # fmt: skip
     cells = model.profile.cells
-    return Snapshot(service, (ModelView("loans", "1", "ab12", 4_000, cells, (view,)),), (firing,))
+    return Snapshot(service, (ModelView("loans", "1", "", "ab12", 4_000, cells, (view,)),), (firing,))
 
 
 class Site:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_monitor.decode.native import NativeDecoder
-from stream_monitor.panes.partition import Partition
+from stream_monitor.panes.partition import Partition, Shape
 from stream_monitor.pipeline import Pipeline
 from stream_monitor.schema import IntArray
 from stream_monitor.sources.base import Records
@@ -149,7 +149,7 @@ def test_any_partitioning_batching_and_order_of_partitions_give_the_same_integer
 def test_a_restart_at_any_record_gives_the_same_integers(watched: Any, cuts: list[int]) -> None:
     models, windows, config = watched
     whole = outcome(run(watched, iter([("p", HOSTILE)])))
-    sizes = {p.key: p.reference.layout.size for m in models for p in m.parts}
+    shapes = {key: shape for m in models for key, shape in m.shapes.items()}
     decoder = NativeDecoder(config.mapping, [m.target for m in models], 2**20)
     stored: PartitionState | None = None
     chunks: dict[ChunkKey, bytes] = {}
@@ -158,7 +158,7 @@ def test_a_restart_at_any_record_gives_the_same_integers(watched: Any, cuts: lis
         pipeline = Pipeline(models, windows, config.time)
         if stored is not None:
             stored.chunks = dict(chunks)
-            partition = Partition.restored("p", stored, sizes)
+            partition = Partition.restored("p", stored, shapes)
         else:
             partition = Partition("p")
         pipeline.partitions["p"] = partition
@@ -203,7 +203,7 @@ def test_a_checkpoint_restores_every_count(seed: int, size: int, high: int) -> N
     partition.position, partition.progress = "12", 99
     partition.add(key, counts, 3, 4)
     partition.tally("accepted", "m", 5)
-    restored = Partition.restored("p", partition.checkpoint(), {"m": size})
+    restored = Partition.restored("p", partition.checkpoint(), {"m": Shape(size, {})})
     pane = restored.panes[key]
     assert np.array_equal(pane.counts, counts)
     assert (pane.first, pane.last) == (3, 4)
@@ -215,6 +215,6 @@ def test_panes_of_another_reference_are_left_behind_and_dropped(tmp_path: Path) 
     partition = Partition("p")
     key = PaneKey("old", "time", 1)
     partition.add(key, np.ones(10, dtype=np.int64), 0, 1)
-    restored = Partition.restored("p", partition.checkpoint(), {"new": 12})
+    restored = Partition.restored("p", partition.checkpoint(), {"new": Shape(12, {})})
     assert restored.panes == {}
     assert restored.checkpoint().dropped == [key]

@@ -77,7 +77,7 @@ def test_drift_in_every_segment_is_flagged_in_each(results: Any) -> None:
     hours = [r for r in results if r.window == "batch" and r.closed and r.segment]
     flags = [value(r, "jensen_shannon", "income").alert for r in hours if r.rows > 500]
     assert len(flags) >= 6
-    assert np.mean(flags) > 0.8
+    assert flags.count(True) > 0.8 * len(flags)
 
 
 def test_rows_of_a_set_add_up_to_at_most_the_whole(results: Any) -> None:

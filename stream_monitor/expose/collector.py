@@ -80,8 +80,9 @@ class SnapshotCollector:
         _service(page, snapshot.service)
         for model in snapshot.models:
             labels = (model.name, model.version)
-            page.add("reference_info", (*labels, model.fingerprint), 1)
-            page.add("reference_rows", labels, model.reference_rows)
+            if not model.segment:
+                page.add("reference_info", (*labels, model.fingerprint), 1)
+                page.add("reference_rows", labels, model.reference_rows)
             for window in model.windows:
                 _window(page, window)
         page.add("series", (), page.values)

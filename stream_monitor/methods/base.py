@@ -3,13 +3,14 @@
 Methods know plain arrays only: the reference's :class:`~stream_monitor.cells.Cells` and counts of
 a window. They are pure and hold no state of the stream.
 
-Four shapes cover everything so far:
+Five shapes cover everything so far:
 
 - :class:`DriftMethod`: a distance between the reference's and the window's counts of one column;
 - :class:`ShareMethod`: the share of rows that fall into some of a column's slots;
 - :class:`RowMethod`: a number for each row from several of its columns, which then is a column of
   its own with cells and share methods;
-- :class:`BlockMethod`: any values from slots of its own, which it fills itself.
+- :class:`BlockMethod`: any values from slots of its own, which it fills itself;
+- :class:`SketchMethod`: values from a sketch of the rows, which merges and does not add.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 
 from stream_monitor.batch import ColumnBatch
 from stream_monitor.cells import Cells, Summary
-from stream_monitor.panes.layout import Counted
+from stream_monitor.panes.layout import Counted, Sketch
 from stream_monitor.schema import BoolArray, FloatArray, IntArray, Kind, Schema
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -309,6 +310,43 @@ class BlockMethod(Protocol):
         """
 
 
+class Sketcher(Protocol):
+    """A learned sketch method."""
+
+    def sketch(self, batch: ColumnBatch) -> Sketch:
+        """Of the batch's rows, at least one."""
+
+    def from_bytes(self, data: bytes) -> Sketch:
+        """The inverse of the sketch's ``to_bytes``."""
+
+    @property
+    def most_bytes(self) -> int:
+        """The greatest size of a sketch, for the memory bound."""
+
+    def bind(self, reference: Counted) -> Measure:
+        """Ready to evaluate windows that carry the sketch under the method's name.
+
+        It gives NaN for a window without it.
+        """
+
+
+class SketchMethod(Protocol):
+    """Values from a sketch of a window's rows; measured once a window is closed, not before."""
+
+    @property
+    def name(self) -> str:
+        """What `methods.blocks` lists."""
+
+    @property
+    def definitions(self) -> tuple[Definition, ...]: ...
+
+    def learner(self, study: Study) -> BlockLearner | None:
+        """None where the reference lacks what the method needs."""
+
+    def load(self, schema: Schema, cells: Mapping[str, Cells], arrays: Arrays) -> Sketcher:
+        """The method as learned; ``cells`` are complete, ``schema`` is that of the batches."""
+
+
 @dataclass(frozen=True, slots=True)
 class Registry:
     """All methods, by metric or name."""
@@ -317,9 +355,10 @@ class Registry:
     share: dict[str, ShareMethod]
     row: dict[str, RowMethod]
     block: dict[str, BlockMethod]
+    sketch: dict[str, SketchMethod]
 
 
-REGISTRY = Registry({}, {}, {}, {})
+REGISTRY = Registry({}, {}, {}, {}, {})
 
 _M = TypeVar("_M")
 
@@ -344,3 +383,7 @@ def register_row(method: RowMethod) -> None:
 
 def register_block(method: BlockMethod) -> None:
     _add(REGISTRY.block, method.name, method)
+
+
+def register_sketch(method: SketchMethod) -> None:
+    _add(REGISTRY.sketch, method.name, method)

@@ -15,6 +15,7 @@ from stream_monitor.methods.base import (
     Registry,
     RowMethod,
     ShareMethod,
+    Sketcher,
 )
 from stream_monitor.panes.exact import joined
 from stream_monitor.panes.layout import Counted
@@ -38,6 +39,7 @@ class Evaluator:
         reference: Counted,
         registry: Registry,
         blocks: Mapping[str, Block],
+        sketchers: Mapping[str, Sketcher],
         *,
         continuous: Sequence[str],
         categorical: Sequence[str],
@@ -48,7 +50,8 @@ class Evaluator:
         self.drift: dict[tuple[str, str], BoundDrift] = {}
         self.shares: dict[tuple[str, str], tuple[ShareMethod, BoolArray]] = {}
         self._derived: dict[str, RowMethod] = {}
-        self._measures = [block.bind(reference) for block in blocks.values()]
+        bound: list[Block | Sketcher] = [*blocks.values(), *sketchers.values()]
+        self._measures = [method.bind(reference) for method in bound]
         optional = {m for m, s in registry.share.items() if s.definition.family == QUALITY}
         shares = [m for m in registry.share if m not in optional or m in quality]
         for name, column in cells.items():

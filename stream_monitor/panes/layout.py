@@ -10,7 +10,8 @@ then each block    the slots of one method that keeps more than cells, in the pr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -42,12 +43,28 @@ class Layout:
         return cls(columns, runs, end)
 
 
+class Sketch(Protocol):
+    """What a pane keeps of its rows that cannot be added: kept a pane, merged anew a window.
+
+    Merging is associative and commutative, and rows may be merged in any parts.
+    """
+
+    def merged(self, other: Self) -> Self: ...
+
+    def to_bytes(self) -> bytes: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A vector of a layout, int64[size], read by name: what one window or the reference counted."""
+    """A vector of a layout, int64[size], read by name: what one window or the reference counted.
+
+    ``sketches`` are those of a window's rows, by method; empty where there are none, as of the
+    reference, of its chunks and of segments.
+    """
 
     layout: Layout
     vector: IntArray
+    sketches: Mapping[str, Sketch] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:

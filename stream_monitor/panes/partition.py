@@ -7,27 +7,39 @@ resumes at the committed position arrives at the same state.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 
+from stream_monitor.panes.layout import Sketch
 from stream_monitor.schema import BoolArray, IntArray
 from stream_monitor.store.base import ChunkKey, PaneKey, PartitionState
 
 CHUNK_SLOTS = 4_096
+_SKETCHES = -1  # the number of the chunk that holds a pane's sketches
 _WIDTHS = tuple(np.dtype(w) for w in ("<u1", "<u2", "<u4", "<i8"))
 
 
 class Pane:
-    """Counts of one grain of a clock. ``first`` and ``last`` are event times."""
+    """Counts and sketches of one grain of a clock. ``first`` and ``last`` are event times."""
 
-    __slots__ = ("counts", "first", "last")
+    __slots__ = ("counts", "first", "last", "sketches")
 
     def __init__(self, counts: IntArray, first: int, last: int) -> None:
         self.counts = counts
         self.first = first
         self.last = last
+        self.sketches: dict[str, Sketch] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the panes of one model hold: a vector's length, and how each sketch is read back."""
+
+    size: int
+    sketches: Mapping[str, Callable[[bytes], Sketch]]
 
 
 class _Meta(msgspec.Struct):
@@ -66,6 +78,7 @@ class Partition:
         self.origins: dict[str, int] = {}
         self.panes: dict[PaneKey, Pane] = {}
         self._changed: dict[PaneKey, BoolArray] = {}
+        self._sketched: set[PaneKey] = set()
         self._dropped: list[PaneKey] = []
 
     def tally(self, what: str, key: str, count: int = 1) -> None:
@@ -89,11 +102,20 @@ class Partition:
         before = self._changed.get(key)
         self._changed[key] = touched if before is None else before | touched
 
+    def sketch(self, key: PaneKey, sketches: Mapping[str, Sketch]) -> None:
+        """Merge sketches into those of a pane that has been counted."""
+        pane = self.panes[key]
+        for name, sketch in sketches.items():
+            before = pane.sketches.get(name)
+            pane.sketches[name] = sketch if before is None else before.merged(sketch)
+        self._sketched.add(key)
+
     def drop(self, keys: Iterable[PaneKey]) -> None:
         """End the life of panes."""
         for key in keys:
             del self.panes[key]
             self._changed.pop(key, None)
+            self._sketched.discard(key)
             self._dropped.append(key)
 
     def checkpoint(self) -> PartitionState:
@@ -104,6 +126,11 @@ class Partition:
             for chunk in np.flatnonzero(touched).tolist():
                 part = counts[chunk * CHUNK_SLOTS : (chunk + 1) * CHUNK_SLOTS]
                 chunks[ChunkKey(key, chunk)] = _packed(part)
+        for key in self._sketched:
+            sketches = self.panes[key].sketches
+            chunks[ChunkKey(key, _SKETCHES)] = msgspec.msgpack.encode(
+                {name: sketch.to_bytes() for name, sketch in sketches.items()}
+            )
         meta = _Meta(
             self.progress,
             {what: dict(counter) for what, counter in self.counters.items()},
@@ -112,24 +139,28 @@ class Partition:
             [(*key, pane.first, pane.last) for key, pane in self.panes.items()],
         )
         state = PartitionState(self.position, msgspec.json.encode(meta), chunks, self._dropped)
-        self._changed, self._dropped = {}, []
+        self._changed, self._sketched, self._dropped = {}, set(), []
         return state
 
     def unchecked(self, state: PartitionState) -> None:
         """Take back a checkpoint that could not be written: its changes are still to be saved."""
         for chunk in state.chunks:
-            if (pane := self.panes.get(chunk.pane)) is not None:
+            if (pane := self.panes.get(chunk.pane)) is None:
+                continue
+            if chunk.chunk == _SKETCHES:
+                self._sketched.add(chunk.pane)
+            else:
                 parts = -(-len(pane.counts) // CHUNK_SLOTS)
                 touched = self._changed.setdefault(chunk.pane, np.zeros(parts, dtype=np.bool_))
                 touched[chunk.chunk] = True
         self._dropped = state.dropped + self._dropped
 
     @classmethod
-    def restored(cls, name: str, state: PartitionState, sizes: dict[str, int]) -> Partition:
+    def restored(cls, name: str, state: PartitionState, shapes: Mapping[str, Shape]) -> Partition:
         """The partition as it was committed.
 
-        ``sizes`` gives the length of a pane's vector by model key; panes of other models, whose
-        reference is no longer in use, are left behind and dropped with the next checkpoint.
+        ``shapes`` are those of the panes by model key; panes of other models, whose reference is no
+        longer in use, are left behind and dropped with the next checkpoint.
         """
         meta = msgspec.json.decode(state.meta, type=_Meta)
         partition = cls(name)
@@ -139,13 +170,19 @@ class Partition:
         partition.origins = meta.origins
         for model, clock, index, first, last in meta.panes:
             key = PaneKey(model, clock, index)
-            if model in sizes:
-                counts = np.zeros(sizes[model], dtype=np.int64)
+            if model in shapes:
+                counts = np.zeros(shapes[model].size, dtype=np.int64)
                 partition.panes[key] = Pane(counts, first, last)
             else:
                 partition._dropped.append(key)
         for chunk, data in state.chunks.items():
-            if (pane := partition.panes.get(chunk.pane)) is not None:
+            if (pane := partition.panes.get(chunk.pane)) is None:
+                continue
+            if chunk.chunk == _SKETCHES:
+                readers = shapes[chunk.pane.model].sketches
+                stored = msgspec.msgpack.decode(data, type=dict[str, bytes])
+                pane.sketches = {n: readers[n](raw) for n, raw in stored.items() if n in readers}
+            else:
                 part = _unpacked(data)
                 start = chunk.chunk * CHUNK_SLOTS
                 pane.counts[start : start + len(part)] = part

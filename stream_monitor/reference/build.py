@@ -24,7 +24,17 @@ from stream_monitor.config.model import Config
 from stream_monitor.decode.base import Target
 from stream_monitor.decode.table import TableDecoder, source_columns
 from stream_monitor.errors import ProfileError
-from stream_monitor.methods.base import Block, BlockLearner, Registry, RowLearner, RowScorer, Study
+from stream_monitor.methods.base import (
+    Block,
+    BlockLearner,
+    BlockMethod,
+    Registry,
+    RowLearner,
+    RowScorer,
+    Sketcher,
+    SketchMethod,
+    Study,
+)
 from stream_monitor.panes.count import Counter
 from stream_monitor.panes.exact import LIMBS
 from stream_monitor.panes.layout import Counted, Layout
@@ -156,8 +166,10 @@ class _Builder:
             if (row := method.learner(schema, cells)) is not None:
                 rows[name] = row
         blocks: dict[str, BlockLearner] = {}
+        known: Mapping[str, BlockMethod | SketchMethod]
+        known = {**self._registry.block, **self._registry.sketch}
         for name in config.methods.blocks:
-            if (block := self._registry.block[name].learner(study)) is not None:
+            if (block := known[name].learner(study)) is not None:
                 blocks[name] = block
         chooser = Chooser(config.segments, schema, cells)
         sample = RowSample(None if compat else config.reference.sample_rows)
@@ -207,7 +219,7 @@ class _Builder:
                 f"{parts} parts (the whole and its segments), {_MAX_CHUNKS:,} are kept at most; "
                 "raise reference.chunk_rows or lower segments[].most"
             )
-        scorers, blocks = loaded(self._registry, schema, cells, learned)
+        scorers, blocks, _ = loaded(self._registry, schema, cells, learned)
         points = {name: np.zeros(len(s.edges) + 1) for name, s in scorers.items()}
         for name, scorer in scorers.items():
             column = Column(name, Kind.CONTINUOUS, Role.DERIVED)
@@ -277,9 +289,10 @@ def loaded(
     schema: Schema,
     cells: Mapping[str, Cells],
     learned: Mapping[str, Arrays],
-) -> tuple[dict[str, RowScorer], dict[str, Block]]:
-    """The row and block methods as learned, by name."""
-    if unknown := sorted(learned.keys() - registry.row.keys() - registry.block.keys()):
+) -> tuple[dict[str, RowScorer], dict[str, Block], dict[str, Sketcher]]:
+    """The row, block and sketch methods as learned, by name."""
+    known = registry.row.keys() | registry.block.keys() | registry.sketch.keys()
+    if unknown := sorted(learned.keys() - known):
         raise ProfileError(
             f"the reference was built with {', '.join(unknown)}, which this version does not have; "
             "build it anew with `stream-monitor reference build`"
@@ -290,7 +303,12 @@ def loaded(
         for name, arrays in learned.items()
         if name in registry.block
     }
-    return scorers, blocks
+    sketchers = {
+        name: registry.sketch[name].load(schema, cells, arrays)
+        for name, arrays in learned.items()
+        if name in registry.sketch
+    }
+    return scorers, blocks, sketchers
 
 
 def target_of(model: str, version: str, schema: Schema, cells: Mapping[str, Cells]) -> Target:

@@ -91,7 +91,7 @@ class Store(Protocol):
         """Rows of the results log, newest revision of each window, by COLUMNS; see the API docs."""
 
     def history(self, model: str, version: str, segment: str, window: str) -> list[WindowResult]:
-        """The newest 60 closed windows of a part and name, oldest first, in their newest revision."""
+        """The newest 60 closed windows of a name, oldest first, each in its newest revision."""
 
     @property
     def dead_letters_dropped(self) -> int:
