@@ -93,7 +93,7 @@ def _run(
         pipeline.ingest(partition, decoded)
         for result in pipeline.close(pipeline.watermark()):
             results[_place(result)] = result
-    for result in pipeline.filling():
+    for result in pipeline.publisher.filling():
         results[_place(result)] = result
     order = {w.name: i for i, w in enumerate(config.windows)}
     found = sorted(

@@ -84,7 +84,7 @@ class Monitor:
         self._last_commit = self._commit_failures = 0
         service = store.restore_service()
         if service is not None:
-            self._pipeline.restore_service(service)
+            self._pipeline.publisher.restore(service)
         self._cached: dict[str, int] = {}
         for part in self._parts:
             if (cache := store.restore_cache(part.key)) is not None:
@@ -190,7 +190,7 @@ class Monitor:
             return
         checkpoint = Checkpoint(
             {n: p.checkpoint() for n, p in self._pipeline.partitions.items()},
-            self._pipeline.service_state(),
+            self._pipeline.publisher.state(),
             self._results,
             self._dead_letters,
             {
@@ -220,7 +220,9 @@ class Monitor:
         """Put a new snapshot on the board."""
         self._shown = time.monotonic()
         self._board.publish(
-            Snapshot(self._service(), self._views.models(self._pipeline), self._views.alerts())
+            Snapshot(
+                self._service(), self._views.models(self._pipeline.publisher), self._views.alerts()
+            )
         )
 
     def _service(self) -> ServiceView:

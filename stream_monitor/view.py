@@ -8,7 +8,7 @@ from stream_monitor.config.model import WindowConfig
 from stream_monitor.config.units import format_duration
 from stream_monitor.expose.snapshot import FiringAlert, ModelView, WindowView
 from stream_monitor.panes.windows import Window
-from stream_monitor.pipeline import Pipeline
+from stream_monitor.publish import Publisher
 from stream_monitor.values import Value, WindowResult
 from stream_monitor.watch import Watched, WatchedPart
 
@@ -40,9 +40,9 @@ class Views:
                 newest = {r.index: r for r in self._history[key]} | {result.index: result}
                 self._history[key] = [newest[i] for i in sorted(newest)][-HISTORY:]
 
-    def models(self, pipeline: Pipeline) -> tuple[ModelView, ...]:
+    def models(self, publisher: Publisher) -> tuple[ModelView, ...]:
         keys = {(p.name, p.version, p.label): p.key for m in self._watched for p in m.parts}
-        filling = {(keys[r.model, r.version, r.segment], r.window): r for r in pipeline.filling()}
+        filling = {(keys[r.model, r.version, r.segment], r.window): r for r in publisher.filling()}
         return tuple(
             ModelView(
                 model.name,
@@ -52,7 +52,7 @@ class Views:
                 part.reference.reference.rows,
                 part.reference.cells,
                 tuple(
-                    self._window(part, w, pipeline, filling.get((part.key, w.name)))
+                    self._window(part, w, publisher, filling.get((part.key, w.name)))
                     for w in self._windows
                 ),
             )
@@ -64,7 +64,7 @@ class Views:
         self,
         part: WatchedPart,
         window: Window,
-        pipeline: Pipeline,
+        publisher: Publisher,
         filling: WindowResult | None,
     ) -> WindowView:
         history = tuple(self._history[part.name, part.version, part.label, window.name])
@@ -73,9 +73,9 @@ class Views:
             window.name,
             self._lengths[window.name],
             closed,
-            pipeline.counts(part, window, closed) if closed else {},
+            publisher.counts(part, window, closed) if closed else {},
             filling,
-            pipeline.counts(part, window, filling) if filling else {},
+            publisher.counts(part, window, filling) if filling else {},
             history,
         )
 

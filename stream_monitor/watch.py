@@ -20,7 +20,7 @@ from stream_monitor.methods.evaluate import Evaluator
 from stream_monitor.panes.count import Counter
 from stream_monitor.panes.partition import Shape
 from stream_monitor.panes.windows import Window, windows_of
-from stream_monitor.reference.build import loaded, target_of
+from stream_monitor.reference.learned import loaded, target_of
 from stream_monitor.reference.profile import Part, Profile, load
 from stream_monitor.reference.split import SegmentCounter
 
@@ -174,6 +174,7 @@ def _part(
         continuous=config.methods.continuous,
         categorical=config.methods.categorical,
         quality=config.methods.quality,
+        compat=config.compat is not None,
     )
     label = f"/{part.label}" if part.label else ""
     return WatchedPart(

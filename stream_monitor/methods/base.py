@@ -349,16 +349,21 @@ class SketchMethod(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """All methods, by metric or name."""
+    """All methods, by metric or name.
+
+    ``nannyml`` holds what takes the place of the share method of the same metric under
+    `compat: nannyml`.
+    """
 
     drift: dict[str, DriftMethod]
     share: dict[str, ShareMethod]
     row: dict[str, RowMethod]
     block: dict[str, BlockMethod]
     sketch: dict[str, SketchMethod]
+    nannyml: dict[str, ShareMethod]
 
 
-REGISTRY = Registry({}, {}, {}, {}, {})
+REGISTRY = Registry({}, {}, {}, {}, {}, {})
 
 _M = TypeVar("_M")
 
@@ -375,6 +380,10 @@ def register_drift(method: DriftMethod) -> None:
 
 def register_share(method: ShareMethod) -> None:
     _add(REGISTRY.share, method.definition.metric, method)
+
+
+def register_nannyml(method: ShareMethod) -> None:
+    _add(REGISTRY.nannyml, method.definition.metric, method)
 
 
 def register_row(method: RowMethod) -> None:

@@ -44,6 +44,7 @@ class Evaluator:
         continuous: Sequence[str],
         categorical: Sequence[str],
         quality: Collection[str],
+        compat: bool,
     ) -> None:
         self._cells = cells
         self._registry = registry
@@ -64,6 +65,8 @@ class Evaluator:
                         self.drift[name, metric] = method.bind(column)
             for metric in shares:
                 share = registry.share[metric]
+                if compat:
+                    share = registry.nannyml.get(metric, share)
                 mask = share.mask(column)
                 if mask is not None:
                     self.shares[name, metric] = (share, mask)

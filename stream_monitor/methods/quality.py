@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from stream_monitor.cells import Cells
-from stream_monitor.methods.base import Chunks, Definition, register_share
+from stream_monitor.methods.base import Chunks, Definition, register_nannyml, register_share
 from stream_monitor.methods.binning import above, bins_of
 from stream_monitor.schema import BoolArray, Role
 from stream_monitor.values import QUALITY
@@ -91,6 +91,16 @@ class UnseenValues:
         return _jeffreys(cells, once + int(cells.counts[cells.unseen]))
 
 
+class UnseenOrMissing(UnseenValues):
+    """As NannyML 0.13.1: a missing value is unseen, too, where the reference has none."""
+
+    def mask(self, cells: Cells) -> BoolArray | None:
+        mask = super().mask(cells)
+        if mask is not None:
+            mask[cells.missing] = cells.counts[cells.missing] == 0
+        return mask
+
+
 class NumericalRange:
     """Numbers below the reference's minimum or above its maximum; ±inf are such numbers.
 
@@ -152,3 +162,4 @@ register_share(MissingValues())
 register_share(WrongType())
 register_share(UnseenValues())
 register_share(NumericalRange())
+register_nannyml(UnseenOrMissing())

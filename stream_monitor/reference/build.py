@@ -10,45 +10,42 @@ registry's interfaces.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from stream_monitor.batch import ColumnBatch
-from stream_monitor.cells import Cells, Summary, codes_of
+from stream_monitor.cells import Cells, codes_of
 from stream_monitor.config.model import Config
 from stream_monitor.decode.base import Target
 from stream_monitor.decode.table import TableDecoder, source_columns
 from stream_monitor.errors import ProfileError
 from stream_monitor.methods.base import (
-    Block,
     BlockLearner,
     BlockMethod,
     Registry,
     RowLearner,
-    RowScorer,
-    Sketcher,
     SketchMethod,
     Study,
 )
 from stream_monitor.panes.count import Counter
 from stream_monitor.panes.exact import LIMBS
 from stream_monitor.panes.layout import Counted, Layout
+from stream_monitor.reference.columns import check_names, coarse_edges, decided, filled_cells
+from stream_monitor.reference.learned import loaded, target_of
 from stream_monitor.reference.profile import Arrays, Profile, fingerprinted
 from stream_monitor.reference.sample import RowSample
 from stream_monitor.reference.segments import Chooser, SegmentSet
 from stream_monitor.reference.split import SegmentCounter
 from stream_monitor.reference.study import ColumnStudy
-from stream_monitor.schema import Column, FloatArray, IntArray, Kind, Role, Schema
+from stream_monitor.schema import Column, IntArray, Kind, Role, Schema
 from stream_monitor.tables import Chunk, read_chunks
 
 Progress = Callable[[str, float], None]
 _MAX_CHUNKS = 1_000
-_PARTS = 32  # of a column's mass that a segment can tell apart at least
 
 
 def build_profile(
@@ -72,8 +69,8 @@ def build_profile(
     target = Target(model, version, Schema(()), {})
     builder = _Builder(paths, config, target, registry=registry, progress=progress)
     studies = builder.study()
-    _check_names(builder.names, config)
-    schema, cells = _decide(studies, config, registry)
+    check_names(builder.names, config)
+    schema, cells = decided(studies, config, registry)
     learned, cells, segments = builder.learn(schema, cells)
     chunk_rows = _chunk_rows(config, builder.rows)
     return fingerprinted(builder.count(schema, cells, learned, segments, chunk_rows))
@@ -197,7 +194,7 @@ class _Builder:
             self._progress("training", done / len(blocks))
         counted = Counted(layout, total)
         filled = {
-            name: _filled(column, counted.column(name), sums.get(name))
+            name: filled_cells(column, counted.column(name), sums.get(name))
             for name, column in cells.items()
         }
         return learned, filled, chooser.finish()
@@ -242,7 +239,7 @@ class _Builder:
             self._config.compat is not None,
             segments,
             coarse={
-                c.column.name: _coarse_edges(c, self._registry)
+                c.column.name: coarse_edges(c, self._registry)
                 for c in cells.values()
                 if segments and c.summary is not None
             },
@@ -259,7 +256,7 @@ class _Builder:
                 edges = cells[name].edges
                 points[name] += np.bincount(codes_of(edges, values), values, len(edges) + 1)
         for name, sums in points.items():
-            cells[name] = _filled(cells[name], profile.whole.reference.column(name), sums)
+            cells[name] = filled_cells(cells[name], profile.whole.reference.column(name), sums)
         return replace(profile, segment_chunks=own)
 
     def _batches(
@@ -284,42 +281,6 @@ class _Builder:
             self._progress(phase, chunk.done)
 
 
-def loaded(
-    registry: Registry,
-    schema: Schema,
-    cells: Mapping[str, Cells],
-    learned: Mapping[str, Arrays],
-) -> tuple[dict[str, RowScorer], dict[str, Block], dict[str, Sketcher]]:
-    """The row, block and sketch methods as learned, by name."""
-    known = registry.row.keys() | registry.block.keys() | registry.sketch.keys()
-    if unknown := sorted(learned.keys() - known):
-        raise ProfileError(
-            f"the reference was built with {', '.join(unknown)}, which this version does not have; "
-            "build it anew with `stream-monitor reference build`"
-        )
-    scorers = {n: registry.row[n].load(schema, a) for n, a in learned.items() if n in registry.row}
-    blocks = {
-        name: registry.block[name].load(schema, cells, arrays)
-        for name, arrays in learned.items()
-        if name in registry.block
-    }
-    sketchers = {
-        name: registry.sketch[name].load(schema, cells, arrays)
-        for name, arrays in learned.items()
-        if name in registry.sketch
-    }
-    return scorers, blocks, sketchers
-
-
-def target_of(model: str, version: str, schema: Schema, cells: Mapping[str, Cells]) -> Target:
-    """What decoders need to know of a model with these cells."""
-    categories = {
-        c.name: {name: i for i, name in enumerate(cells[c.name].categories)}
-        for c in schema.categorical
-    }
-    return Target(model, version, schema, categories)
-
-
 def _order(times: IntArray) -> IntArray | None:
     """Each row's rank in time; None where rows stand in that order already."""
     if np.all(times[1:] >= times[:-1]):
@@ -333,84 +294,3 @@ def _chunk_rows(config: Config, rows: int) -> int:
     """Rows of a reference chunk: as configured, as the first window of rows, or a tenth."""
     by_rows = next((w.rows for w in config.windows if w.rows), None)
     return config.reference.chunk_rows or by_rows or max(-(-rows // 10), 1)
-
-
-def _decide(
-    studies: dict[str, ColumnStudy], config: Config, registry: Registry
-) -> tuple[Schema, dict[str, Cells]]:
-    """The schema and the cells, before anything is counted."""
-    scored = any(s.role is Role.SCORE for s in studies.values())
-    columns, cells = [], {}
-    for study in studies.values():
-        kind = study.kind(scored=scored)
-        if kind is None:
-            continue
-        column = Column(study.name, kind, study.role)
-        columns.append(column)
-        none, counts = np.empty(0), np.empty(0, dtype=np.int64)
-        if column.continuous:
-            summary = study.numbers.summary()
-            edges = _edges(summary, registry)
-            cells[column.name] = Cells(column, edges, none, (), counts, summary)
-        else:
-            names = (
-                study.categories(config.reference.max_categories)
-                if kind is Kind.CATEGORICAL
-                else ("false", "true")
-            )
-            cells[column.name] = Cells(column, none, none, names, counts, None)
-    if not any(c.role is Role.FEATURE for c in columns):
-        raise ProfileError("the data has no feature column; check `mapping.features`")
-    return Schema(tuple(columns)), cells
-
-
-def _check_names(names: Collection[str], config: Config) -> None:
-    for name in config.reference.columns:
-        if name not in names:
-            raise ProfileError(
-                f"reference.columns.{name}: the data has no such column; it has {', '.join(names)}"
-            )
-
-
-def _edges(summary: Summary, registry: Registry) -> FloatArray:
-    """The union of all cuts that the methods need."""
-    wanted = [m.edges(summary) for m in registry.drift.values() if Kind.CONTINUOUS in m.kinds]
-    edges: FloatArray = np.unique(np.concatenate([np.empty(0), *wanted]))
-    return edges[np.isfinite(edges)]
-
-
-def _coarse_edges(cells: Cells, registry: Registry) -> FloatArray:
-    """The edges that a segment's cells keep.
-
-    Those that methods need exactly, the range's ends, 31 that share the reference's mass evenly,
-    and every fourth beyond the range.
-    """
-    if cells.summary is None or not cells.summary.n:
-        return cells.edges
-    low, high = cells.summary.minimum, np.nextafter(cells.summary.maximum, np.inf)
-    below = np.cumsum(cells.values)[:-1] / cells.summary.n
-    even = cells.edges[
-        np.searchsorted(below, np.arange(1, _PARTS) / _PARTS).clip(max=len(below) - 1)
-    ]
-    beyond = cells.edges[(cells.edges < low) | (cells.edges > high)][::4]
-    exact = [m for m in registry.drift.values() if not m.fine and cells.column.kind in m.kinds]
-    wanted = [[low, high], even, beyond, *(m.edges(cells.summary) for m in exact)]
-    return np.intersect1d(np.concatenate(wanted), cells.edges)
-
-
-def _filled(cells: Cells, counts: IntArray, sums: FloatArray | None) -> Cells:
-    """The cells with what was counted in them."""
-    points: np.ndarray[Any, np.dtype[np.float64]] = np.empty(0)
-    if sums is not None:
-        edges, number = cells.edges, counts[: cells.size]
-        if len(edges):
-            middle = np.concatenate([edges[:1], (edges[1:] + edges[:-1]) / 2, edges[-1:]])
-        else:
-            middle = np.zeros(1)
-        points = np.where(number > 0, sums / np.maximum(number, 1), middle)
-        if len(edges):  # rounding must not carry a mean out of its cell
-            points[:-1] = np.minimum(points[:-1], edges)
-            points[1:] = np.maximum(points[1:], edges)
-    return Cells(
-        cells.column, cells.edges, points, cells.categories, np.array(counts), cells.summary
-    )

@@ -1,0 +1,279 @@
+"""Publishing: which windows are closed, what they are worth, and how long their panes live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import cache
+from itertools import product
+from typing import NamedTuple
+
+import msgspec
+
+from stream_monitor.panes.layout import Counted
+from stream_monitor.panes.partition import Partition
+from stream_monitor.panes.windows import ROWS, TIME, Window
+from stream_monitor.schema import IntArray
+from stream_monitor.store.base import PaneKey
+from stream_monitor.values import WindowResult
+from stream_monitor.watch import Watched, WatchedPart
+
+
+class Published(msgspec.Struct):
+    """Which windows of one model and window name were published.
+
+    ``origin`` is the number of the first window and ``base`` its index, ``next`` the first that is
+    not closed, ``revisions`` how often closed windows that may still change were published anew.
+    """
+
+    origin: int
+    next: int
+    revisions: dict[int, int] = {}
+    base: int = 0
+
+    def index(self, number: int) -> int:
+        return number - self.origin + self.base
+
+
+class _Summed(NamedTuple):
+    counted: Counted
+    first: int
+    last: int
+
+
+class Publisher:
+    """Closes windows over the panes of all partitions and evaluates them."""
+
+    def __init__(
+        self,
+        watched: list[Watched],
+        windows: tuple[Window, ...],
+        partitions: Mapping[str, Partition],
+    ) -> None:
+        self._watched = watched
+        self._windows = windows
+        self._partitions = partitions
+        self._published: dict[tuple[str, str], Published] = {}
+        self._floor: dict[tuple[str, str], int] = {}
+        self._bases: dict[tuple[str, str], int] = {}
+
+    def floor(self, model: Watched, clock: str) -> int | None:
+        """The first pane that is still alive; None before the first window closed."""
+        return self._floor.get((model.key, clock))
+
+    def close(self, watermark: int | None, changed: Iterable[PaneKey]) -> list[WindowResult]:
+        """Windows that are closed now and were not, and closed ones whose panes have changed."""
+        results: list[WindowResult] = []
+        touched: dict[tuple[str, str], set[int]] = {}
+        for key in changed:
+            touched.setdefault((key.model, key.clock), set()).add(key.number)
+        panes = cache(self._panes)
+        for model in self._watched:
+            for window in self._windows:
+                mark = self._mark(model, window, watermark)
+                for part in model.parts if mark is not None else ():
+                    again = touched.get((part.key, window.clock), set())
+                    results += self._close(part, window, mark or 0, again, panes)
+            self._drop(model, watermark)
+        return results
+
+    def filling(self) -> list[WindowResult]:
+        """For each part and window name the next window to close, if it has rows already."""
+        results = []
+        panes = self._panes()
+        for model in self._watched:
+            for part in model.parts:
+                for window in self._windows:
+                    state = self._state(part, window)
+                    if state is not None:
+                        there = panes.get((part.key, window.clock), ())
+                        within = [window.containing(n) for n in there]
+                        numbers = [max(r.start, state.next) for r in within if r.stop > state.next]
+                        if numbers:
+                            number = min(numbers)
+                            results += self._evaluated(part, window, state, [number], closed=False)
+        return results
+
+    def counts(
+        self, part: WatchedPart, window: Window, result: WindowResult
+    ) -> dict[str, IntArray]:
+        """Counts a column of the window that a result is of; empty once its panes are gone."""
+        state = self._state(part, window)
+        if state is None:
+            return {}
+        summed = self._sum(part, window, result.index - state.index(0))
+        return {} if summed is None else summed.counted.columns()
+
+    def _mark(self, model: Watched, window: Window, watermark: int | None) -> int | None:
+        if window.clock == TIME:
+            return watermark
+        return sum(p.rows[model.key] for p in self._partitions.values())
+
+    def _origin(self, part: WatchedPart, window: Window) -> int | None:
+        if window.clock == ROWS:
+            return 0
+        key = part.model
+        origins = [p.origins[key] for p in self._partitions.values() if key in p.origins]
+        return window.first(min(origins)) if origins else None
+
+    def _state(self, part: WatchedPart, window: Window) -> Published | None:
+        """What was published, or what will be the first; None before the first event."""
+        if (state := self._published.get((part.key, window.name))) is not None:
+            return state
+        origin = self._origin(part, window)
+        if origin is None:
+            return None
+        return Published(origin, origin, base=self._bases.get((_label(part.key), window.name), 0))
+
+    def _panes(self) -> dict[tuple[str, str], set[int]]:
+        """The numbers of all panes by part and clock."""
+        found: dict[tuple[str, str], set[int]] = {}
+        for partition in self._partitions.values():
+            for key in partition.panes:
+                found.setdefault((key.model, key.clock), set()).add(key.number)
+        return found
+
+    def _close(
+        self,
+        part: WatchedPart,
+        window: Window,
+        mark: int,
+        touched: set[int],
+        panes: Callable[[], dict[tuple[str, str], set[int]]],
+    ) -> list[WindowResult]:
+        last = window.last_closed(mark)
+        state = self._state(part, window)
+        if state is None or last < state.origin:
+            return []
+        self._published[part.key, window.name] = state
+        again: set[int] = set()
+        floor = self._floor.get((part.model, window.clock))
+        oldest = state.origin if floor is None else max(state.origin, window.whole_from(floor))
+        for number in touched:
+            again.update(_common(window.containing(number), range(oldest, state.next)))
+        for number in again:
+            state.revisions[number] = state.revisions.get(number, 0) + 1
+        new: set[int] = set()
+        if last >= state.next:
+            for number in panes().get((part.key, window.clock), ()):
+                new.update(_common(window.containing(number), range(state.next, last + 1)))
+            state.next = last + 1
+        return self._evaluated(part, window, state, sorted(again | new), closed=True)
+
+    def _evaluated(
+        self,
+        part: WatchedPart,
+        window: Window,
+        state: Published,
+        numbers: Iterable[int],
+        *,
+        closed: bool,
+    ) -> list[WindowResult]:
+        results = []
+        for number in numbers:
+            summed = self._sum(part, window, number)
+            if summed is None:
+                continue
+            counted = summed.counted
+            if not closed:  # what is costly to measure waits until the window is complete
+                counted = replace(counted, sketches={})
+            measured = part.evaluator.measure(counted)
+            by_time = window.clock == TIME
+            results.append(
+                WindowResult(
+                    part.name,
+                    part.version,
+                    part.label,
+                    window.name,
+                    state.index(number),
+                    window.start(number) if by_time else summed.first,
+                    window.end(number) if by_time else summed.last,
+                    counted.rows,
+                    closed,
+                    part.judge.values(measured, counted, closed=closed),
+                    state.revisions.get(number, 0),
+                )
+            )
+        return results
+
+    def _sum(self, part: WatchedPart, window: Window, number: int) -> _Summed | None:
+        """A window's panes of all partitions as one; None where there is none."""
+        panes = []
+        for index in window.panes(number):
+            key = PaneKey(part.key, window.clock, index)
+            found = (p.panes.get(key) for p in self._partitions.values())
+            panes += [pane for pane in found if pane is not None]
+        if not panes:
+            return None
+        vector = panes[0].counts.copy()
+        sketches = dict(panes[0].sketches)
+        for pane in panes[1:]:
+            vector += pane.counts
+            for name, sketch in pane.sketches.items():
+                sketches[name] = sketches[name].merged(sketch) if name in sketches else sketch
+        first, last = min(p.first for p in panes), max(p.last for p in panes)
+        return _Summed(Counted(part.reference.layout, vector, sketches), first, last)
+
+    def _drop(self, model: Watched, watermark: int | None) -> None:
+        """End the life of panes that no window needs any more."""
+        for clock in {w.clock for w in self._windows}:
+            floors = []
+            for window in self._windows:
+                if window.clock == clock:
+                    mark = self._mark(model, window, watermark)
+                    if mark is None:
+                        break
+                    floors.append(window.oldest_needed(mark))
+            else:
+                floor = max(min(floors), self._floor.get((model.key, clock), min(floors)))
+                self._floor[model.key, clock] = floor
+                ours = {part.key for part in model.parts}
+                for window, key in product(self._windows, ours):
+                    state = self._published.get((key, window.name))
+                    if window.clock == clock and state is not None and state.revisions:
+                        oldest = window.whole_from(floor)
+                        state.revisions = {n: r for n, r in state.revisions.items() if n >= oldest}
+                for partition in self._partitions.values():
+                    over = [k for k in partition.panes if k.number < floor and k.clock == clock]
+                    partition.drop([k for k in over if k.model in ours])
+
+    def state(self) -> bytes:
+        """What was published and which panes have ended their life, as JSON."""
+        return msgspec.json.encode(
+            _Service(
+                [(*key, state) for key, state in sorted(self._published.items())],
+                [(*key, floor) for key, floor in sorted(self._floor.items())],
+                [(*key, base) for key, base in sorted(self._bases.items())],
+            )
+        )
+
+    def restore(self, data: bytes) -> None:
+        """The inverse of :meth:`state`; what belongs to other references is forgotten.
+
+        All but how many windows they had: a model's windows are numbered on when its reference
+        changes, for the results log tells them apart by number.
+        """
+        known = {part.key for model in self._watched for part in model.parts}
+        stored = msgspec.json.decode(data, type=_Service)
+        self._published = {(key, name): s for key, name, s in stored.published if key in known}
+        self._bases = {(label, name): base for label, name, base in stored.bases}
+        for key, name, state in stored.published:
+            if key not in known:
+                place = _label(key), name
+                self._bases[place] = max(self._bases.get(place, 0), state.index(state.next))
+        self._floor = {(key, clock): f for key, clock, f in stored.floors if key in known}
+
+
+class _Service(msgspec.Struct):
+    published: list[tuple[str, str, Published]]
+    floors: list[tuple[str, str, int]]
+    bases: list[tuple[str, str, int]] = []
+
+
+def _label(key: str) -> str:
+    """The part of a model's key that stays when its reference changes."""
+    return key.rpartition("@")[0]
+
+
+def _common(one: range, other: range) -> range:
+    return range(max(one.start, other.start), min(one.stop, other.stop))
