@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -25,10 +26,10 @@ from stream_monitor.alerts.calibration import (
     sidak,
 )
 from stream_monitor.alerts.null import generalised_pareto, null_counts, samplers, weights
-from stream_monitor.alerts.rates import count_above, greatest_count, mean_limit
+from stream_monitor.alerts.rates import count_above, greatest_count, mean_limit, spread_limit
 from stream_monitor.cells import Cells
 from stream_monitor.methods import REGISTRY
-from stream_monitor.methods.base import Measured
+from stream_monitor.methods.base import Definition, Measured
 from stream_monitor.schema import FloatArray, Kind, Role
 from tests.building import cells_of, counts_of
 
@@ -373,3 +374,22 @@ def test_means_of_skew_scores_alarm_at_the_stated_rate(rows: int) -> None:
     # windows of one reference alarm together: more than the binomial's spread
     expected = references * windows * level
     assert expected - 50 < alarms < expected + 50
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.97, 0.995])
+@pytest.mark.parametrize("rows", [100, 1_000, 10_000])
+def test_a_share_that_states_its_spread_alarms_at_most_at_the_stated_rate(
+    share: float, rows: int
+) -> None:
+    accuracy = Definition("accuracy", "realized_performance", 0.0, 1.0, "")
+    spread = math.sqrt(share * (1 - share) / rows)
+    for level in (1e-2, 1e-4, 1e-6):
+        m = Measured(accuracy, "accuracy", "", "", share, rows, expected=share, spread=spread)
+        limit = spread_limit(m, level)
+        below = stats.binom.cdf(math.ceil(limit.lower * rows) - 1, rows, share)
+        above = 0.0
+        if not math.isnan(limit.upper):
+            above = stats.binom.sf(math.floor(limit.upper * rows), rows, share)
+        assert below + above <= 1.25 * level  # a bound falls on whole counts
+        at = replace(m, value=limit.lower)
+        assert spread_limit(at, level).p_value == pytest.approx(level, rel=1e-6)

@@ -172,7 +172,7 @@ def test_a_window_that_has_not_closed_is_shown_and_not_judged(live: Live, browse
     assert "Filling: 6,260 rows" in text(browser, "state")
     chips = browser.find_elements(By.CSS_SELECTOR, "tr.feature .chip")
     assert {chip.text for chip in chips} == {"not judged"}
-    assert len(chips) == 7
+    assert len(chips) == 8
 
 
 def test_a_row_opens_by_keyboard_and_keeps_its_focus_through_updates(

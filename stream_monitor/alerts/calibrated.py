@@ -15,7 +15,7 @@ import numpy as np
 
 from stream_monitor.alerts.calibration import Calibration, Null, sidak
 from stream_monitor.alerts.limits import NO_LIMIT, Limit
-from stream_monitor.alerts.rates import mean_limit, normal_limit, share_limit
+from stream_monitor.alerts.rates import mean_limit, share_limit, spread_limit
 from stream_monitor.methods import REGISTRY
 from stream_monitor.methods.base import Measured
 from stream_monitor.methods.evaluate import Evaluator
@@ -76,7 +76,7 @@ class CalibratedLimits:
             return share_limit(self._shares[m.column, m.metric][0], self._cells[m.column], m, level)
         if m.family == OUTLIERS:
             return mean_limit(self._cells[m.column], m, level)
-        return normal_limit(m, level)
+        return spread_limit(m, level)
 
 
 def _judged(m: Measured) -> bool:

@@ -1,4 +1,4 @@
-"""Bounds of shares and of a mean in windows without drift, for the window's number of rows."""
+"""Bounds of shares, means and other values without drift, for the window's number of rows."""
 
 from __future__ import annotations
 
@@ -128,16 +128,36 @@ def mean_limit(cells: Cells, m: Measured, level: float) -> Limit:
     return Limit(math.nan, upper, p)
 
 
-def normal_limit(m: Measured, level: float) -> Limit:
-    """Two-sided bounds and p-value of a value with the normal distribution that it states.
+def spread_limit(m: Measured, level: float) -> Limit:
+    """Two-sided bounds and p-value of a value that states its mean and standard deviation.
 
-    Bounds: expected ± z spread with P(|Z| > z) = level, none where they leave the metric's range.
+    The wider, on each side, of two distributions with that mean and standard deviation: the normal
+    one, and the beta of a value in [0, 1] or the gamma of one in [0, ∞), which are skew near an end
+    of the range as a share or a count of few rows is (twice as skew, so that what is between is
+    covered). Each side has half of the level. A bound at or beyond the range's end is none. The
+    p-value is twice the smaller tail, of the distribution that gives more.
     """
-    z = float(stats.norm.isf(level / 2))
-    lower, upper = m.expected - z * m.spread, m.expected + z * m.spread
-    p = 2 * float(stats.norm.sf(abs(m.value - m.expected) / m.spread))
+    half, value = level / 2, m.value
+    z = float(special.ndtri(half)) * m.spread
+    lower, upper = m.expected + z, m.expected - z
+    away = (value - m.expected) / m.spread
+    tails = np.array([special.ndtr(away), special.ndtr(-away)])
+    low, high = m.definition.low, m.definition.high
+    variance = m.spread**2
+    if low == 0 and m.expected > 0 and math.isinf(high):
+        shape, scale = m.expected**2 / variance, variance / m.expected
+        lower = min(lower, special.gammaincinv(shape, half) * scale)
+        upper = max(upper, special.gammainccinv(shape, half) * scale)
+        at = max(value, 0.0) / scale
+        tails = np.maximum(tails, [special.gammainc(shape, at), special.gammaincc(shape, at)])
+    elif (low, high) == (0, 1) and variance < m.expected * (1 - m.expected):
+        weight = m.expected * (1 - m.expected) / variance - 1
+        a, b = m.expected * weight, (1 - m.expected) * weight
+        lower = min(lower, special.betaincinv(a, b, half))
+        upper = max(upper, special.betainccinv(a, b, half))
+        tails = np.maximum(tails, [special.betainc(a, b, value), special.betaincc(a, b, value)])
     return Limit(
-        lower if lower > m.definition.low else math.nan,
-        upper if upper < m.definition.high else math.nan,
-        p,
+        float(lower) if lower > low else math.nan,
+        float(upper) if upper < high else math.nan,
+        min(2 * float(np.min(tails)), 1.0) if not math.isnan(value) else math.nan,
     )
