@@ -86,7 +86,11 @@ class ReferenceConfig(Section):
         "rows where a window has rows, else a tenth of the reference",
     )
     max_categories: int = Field(
-        default=1000, gt=0, le=100_000, description="the most frequent are kept, the rest is unseen"
+        default=1000,
+        gt=0,
+        le=100_000,
+        description="the most frequent are kept, the rest is "
+        "unseen; with `compat: nannyml` all are kept",
     )
     sample_rows: int = Field(
         default=100_000,
@@ -215,7 +219,7 @@ class MethodsConfig(Section):
     quality: list[str] = ["missing_values", "wrong_type", "unseen_values", "numerical_range"]
     outliers: bool = True
     blocks: list[str] = Field(
-        default=[],
+        default=["statistics", "reconstruction_error"],
         description="methods of the model as a whole that `reference build` prepares, each where "
         "the reference has what it needs",
     )  # fmt: skip

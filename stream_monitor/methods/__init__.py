@@ -9,6 +9,8 @@ from stream_monitor.methods import (  # noqa: F401 - imported for their registra
     l_infinity,
     psi,
     quality,
+    reconstruction,
+    statistics,
     wasserstein,
 )
 from stream_monitor.methods.base import REGISTRY

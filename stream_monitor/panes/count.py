@@ -26,7 +26,7 @@ class Slots:
     slots : int64[columns, n]
         The slot of the layout that each column's value falls into.
     blocks
-        What each block adds, with the slots that it adds to.
+        What each block adds, by its name.
     derived
         Values of the derived columns, float64[n] each.
     """
@@ -35,7 +35,7 @@ class Slots:
         self,
         layout: Layout,
         slots: IntArray,
-        blocks: list[tuple[slice, Addends]],
+        blocks: Mapping[str, Addends],
         derived: Mapping[str, FloatArray],
     ) -> None:
         self._layout = layout
@@ -45,11 +45,7 @@ class Slots:
 
     def coarse(self, layout: Layout, places: IntArray) -> Slots:
         """The same for a layout with fewer slots a column: ``places`` says where each one goes."""
-        blocks = [
-            (layout.blocks[name], addends)
-            for name, (_, addends) in zip(layout.blocks, self.blocks, strict=True)
-        ]
-        return Slots(layout, places[self.slots], blocks, self.derived)
+        return Slots(layout, places[self.slots], self.blocks, self.derived)
 
     def count(self, pane: IntArray) -> Iterator[tuple[int, IntArray]]:
         """Counts a pane.
@@ -79,8 +75,8 @@ class Slots:
     def _vectors(self, group: IntArray, groups: int) -> IntArray:
         vectors = tallied(self.slots, group, groups, self._layout.size)
         vectors[:, ROWS] = np.bincount(group, minlength=groups)
-        for place, addends in self.blocks:
-            vectors[:, place] = addends.counts(group, groups)
+        for name, addends in self.blocks.items():
+            vectors[:, self._layout.blocks[name]] = addends.counts(group, groups)
         return vectors
 
 
@@ -106,15 +102,11 @@ class Counter:
         blocks: Mapping[str, Block],
     ) -> None:
         self._layout = layout
-        self._continuous = [
-            (cells[c.name], layout.columns[c.name].start) for c in schema.continuous
-        ]
-        self._categorical = [layout.columns[c.name].start for c in schema.categorical]
-        self._scorers = [
-            (name, layout.columns[name].start, layout.blocks[name], scorer)
-            for name, scorer in scorers.items()
-        ]
-        self._blocks = [(layout.blocks[name], block) for name, block in blocks.items()]
+        start = {name: place.start for name, place in layout.columns.items()}
+        self._continuous = [(cells[c.name], start[c.name]) for c in schema.continuous]
+        self._categorical = [start[c.name] for c in schema.categorical]
+        self._scorers = [(name, start[name], scorer) for name, scorer in scorers.items()]
+        self._blocks = blocks
 
     def slots(self, batch: ColumnBatch) -> Slots:
         """The slots of each event's values; derived columns are scored here."""
@@ -134,12 +126,13 @@ class Counter:
         for offset, codes in zip(self._categorical, batch.codes, strict=True):
             np.add(codes, offset, out=slots[row])
             row += 1
-        blocks: list[tuple[slice, Addends]] = []
+        blocks: dict[str, Addends] = {}
         derived = {}
-        for name, offset, place, scorer in self._scorers:
+        for name, offset, scorer in self._scorers:
             values = derived[name] = scorer.score(batch)
             np.add(codes_of(scorer.edges, values), offset, out=slots[row])
-            blocks.append((place, _Sum(values)))
+            blocks[name] = _Sum(values)
             row += 1
-        blocks += [(place, block.addends(batch)) for place, block in self._blocks]
+        for name, block in self._blocks.items():
+            blocks[name] = block.addends(batch)
         return Slots(self._layout, slots, blocks, derived)

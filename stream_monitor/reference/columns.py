@@ -36,7 +36,7 @@ def decided(
             cells[column.name] = Cells(column, edges, none, (), counts, summary)
         else:
             names = (
-                study.categories(config.reference.max_categories)
+                study.categories(config.reference.max_categories if config.compat is None else None)
                 if kind is Kind.CATEGORICAL
                 else ("false", "true")
             )

@@ -69,7 +69,9 @@ class NumberStudy:
     def _moments(self, values: FloatArray) -> None:
         n, mean = len(values), float(values.mean())
         offset = values - mean
-        with np.errstate(over="ignore"):  # beyond 1e103 there is no third moment in float64
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # beyond 1e103 there is no third moment in float64
             m2, m3 = float((offset**2).sum()), float((offset**3).sum())
         a, b, total = self._n, n, self._n + n
         delta = mean - self._mean
@@ -175,8 +177,8 @@ class ColumnStudy:
         distinct = self.numbers.distinct or {}
         return 0 < len(distinct) <= _FEW and all(value.is_integer() for value in distinct)
 
-    def categories(self, limit: int) -> tuple[str, ...]:
-        """The ``limit`` most frequent categories (ties by name), sorted."""
+    def categories(self, limit: int | None) -> tuple[str, ...]:
+        """The ``limit`` most frequent categories (ties by name), or all of them, sorted."""
         counts = self._categories
         frequent = sorted(counts, key=lambda name: (-counts[name], name))[:limit]
         return tuple(sorted(frequent))

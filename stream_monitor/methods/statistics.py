@@ -1,0 +1,301 @@
+"""Summary statistics of the numbers in a window: mean, sum, standard deviation, quantiles.
+
+Mean, sum and standard deviation come from exact sums about the reference mean (see
+:mod:`stream_monitor.methods.moments`), quantiles from the column's cells. Missing values, values of
+a wrong type and ±inf are left out; a number far from the reference counts as if it lay at the limit
+and is counted under ``extreme``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import inf, nan, sqrt
+
+import numpy as np
+
+from stream_monitor.batch import ColumnBatch
+from stream_monitor.cells import Cells, Summary
+from stream_monitor.methods import moments
+from stream_monitor.methods.base import (
+    Arrays,
+    Chunks,
+    Definition,
+    Measured,
+    Study,
+    register_block,
+)
+from stream_monitor.methods.quantiles import density, quantile_spreads, quantiles
+from stream_monitor.panes.exact import grouped
+from stream_monitor.panes.layout import Counted
+from stream_monitor.schema import BoolArray, FloatArray, IntArray, Role, Schema
+from stream_monitor.values import STATISTICS
+
+NAME = "statistics"
+
+_SLOTS = moments.SLOTS + 1  # the last counts extremes
+_ROWS = 2_048  # taken at once, which bounds memory
+_ROLES = (Role.FEATURE, Role.PREDICTION, Role.SCORE)
+_BAND = 3.0  # standard errors on each side of a value, as in NannyML
+
+
+def _definition(metric: str, low: float, text: str, chunks: Chunks = Chunks.BETWEEN) -> Definition:
+    return Definition(metric, STATISTICS, low, inf, text, chunks)
+
+
+_MEAN = _definition("mean", -inf, "Mean of the numbers, in the column's unit.")
+_SUM = _definition("sum", -inf, "Sum of the numbers, in the column's unit.")
+_STD = _definition("std", 0.0, "Standard deviation (divisor n − 1), in the column's unit.")
+_EXTREME = _definition(
+    "extreme",
+    0.0,
+    "Numbers so far from the reference that mean, sum and std take them at their limit.",
+    Chunks.NONE,
+)
+_QUANTILES = {
+    0.05: _definition("quantile_05", -inf, "5 % quantile, in the column's unit."),
+    0.25: _definition("quantile_25", -inf, "First quartile, in the column's unit."),
+    0.5: _definition("median", -inf, "Median, in the column's unit."),
+    0.75: _definition("quantile_75", -inf, "Third quartile, in the column's unit."),
+    0.95: _definition("quantile_95", -inf, "95 % quantile, in the column's unit."),
+}
+_LEVELS = np.array(list(_QUANTILES))
+
+
+class _Learner:
+    """Adds up the fourth central moments; all else is known of the summaries."""
+
+    def __init__(self, study: Study, columns: list[int], summaries: list[Summary]) -> None:
+        position = {c.name: i for i, c in enumerate(study.schema.continuous)}
+        self._rows = [position[study.schema.columns[i].name] for i in columns]
+        self._summaries = summaries
+        self._sums = np.zeros(len(columns))
+        self._columns = np.array(columns, dtype=np.int64)
+        self._compat = study.compat
+
+    def update(self, batch: ColumnBatch) -> None:
+        for i, (row, summary) in enumerate(zip(self._rows, self._summaries, strict=True)):
+            numbers = batch.numbers[row]
+            offset = numbers[np.isfinite(numbers)] - summary.mean
+            # in standard deviations, so that no power leaves float64
+            self._sums[i] += ((offset / (summary.std or 1.0)) ** 4).sum()
+
+    def finish(self, sample: ColumnBatch) -> Arrays:  # noqa: ARG002 - every row was seen
+        return {
+            "columns": self._columns,
+            "center": np.array([_center(s) for s in self._summaries]),
+            "scale": np.array([_scale(s) for s in self._summaries]),
+            "n": np.array([s.n for s in self._summaries]),
+            "kurtosis": self._sums / [s.n for s in self._summaries],
+            "compat": np.array([self._compat], dtype=np.uint8),
+        }
+
+
+def _scale(summary: Summary) -> float:
+    """The unit of the sums: 127 of it are beyond the reference's range and 127 deviations."""
+    reach = max(summary.maximum - summary.mean, summary.mean - summary.minimum)
+    unit = max(summary.std, reach / (moments.LIMIT - 1))
+    return moments.power_above(unit or abs(summary.mean) or 1.0)
+
+
+def _center(summary: Summary) -> float:
+    """What the sums are about: the mean, rounded so that whole numbers lie on the sums' grid."""
+    if not summary.std:
+        return summary.mean
+    step = _scale(summary) / 1_024
+    return round(summary.mean / step) * step
+
+
+@dataclass(frozen=True, slots=True)
+class _Addends:
+    """Numbers in units of their columns' sums, float64[k, n], and which were cut, bool[k, n]."""
+
+    values: FloatArray
+    extreme: BoolArray
+
+    def counts(self, group: IntArray, groups: int) -> IntArray:
+        columns, n = self.values.shape
+        found = np.zeros((groups, columns * _SLOTS), dtype=np.int64)
+        for start in range(0, n, _ROWS):
+            part = slice(start, start + _ROWS)
+            values = self.values[:, part]
+            out = np.empty((columns, _SLOTS, values.shape[1]))
+            moments.addends(values, out[:, :-1])
+            out[:, -1] = self.extreme[:, part]
+            found += grouped(out.reshape(columns * _SLOTS, -1), group[part], groups)
+        return found
+
+
+class _Block:
+    def __init__(self, schema: Schema, cells: Mapping[str, Cells], arrays: Arrays) -> None:
+        position = {c.name: i for i, c in enumerate(schema.continuous)}
+        chosen = [schema.columns[i].name for i in arrays["columns"].tolist()]
+        self._cells = [cells[name] for name in chosen]
+        self._rows = np.array([position[name] for name in chosen])
+        self._arrays = arrays
+        self._center = arrays["center"][:, None]
+        self._scale = arrays["scale"][:, None]
+
+    @property
+    def size(self) -> int:
+        return len(self._cells) * _SLOTS
+
+    def addends(self, batch: ColumnBatch) -> _Addends:
+        values = batch.numbers[self._rows]
+        left_out = ~np.isfinite(values)
+        with np.errstate(over="ignore"):  # beyond float64 is beyond the limit
+            values -= self._center
+            values /= self._scale
+        np.copyto(values, 0.0, where=left_out)
+        extreme = np.abs(values) > moments.LIMIT
+        np.clip(values, -moments.LIMIT, moments.LIMIT, out=values)
+        return _Addends(values, extreme)
+
+    def bind(self, reference: Counted) -> _Measure:
+        return _Measure(
+            [_Column(cells, i, self._arrays, reference) for i, cells in enumerate(self._cells)]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Statistics of a column's ``n`` numbers among ``rows`` rows."""
+
+    rows: int
+    n: int
+    mean: float
+    std: float
+    quantiles: FloatArray
+    extreme: int
+
+
+class _Column:
+    """One column's statistics, and what the reference says about their noise."""
+
+    def __init__(self, cells: Cells, index: int, arrays: Arrays, reference: Counted) -> None:
+        self._cells = cells
+        self._slots = slice(index * _SLOTS, (index + 1) * _SLOTS)
+        self._center = float(arrays["center"][index])
+        self._scale = float(arrays["scale"][index])
+        self._compat = bool(arrays["compat"][0])
+        self._reference = known = self._found(reference)
+        counts = np.array(reference.column(cells.column.name)[: cells.size])
+        self._counts = counts
+        self._density = density(cells, counts, known.quantiles, std=known.std)
+        # the fourth central moment over the fourth power of the std with divisor n − 1
+        self._kurtosis = float(arrays["kurtosis"][index]) * (1 - 1 / max(known.n, 1)) ** 2
+        if known.n != arrays["n"][index] and known.std > 0:
+            # a segment, of which the cells alone tell the fourth moment, though not exactly
+            squares = ((cells.points - known.mean) / known.std) ** 2
+            self._kurtosis = known.n * float(counts @ squares**2) / float(counts @ squares) ** 2
+
+    def _found(self, window: Counted) -> _Found:
+        counts = window.column(self._cells.column.name)[: self._cells.size]
+        slots = window.block(NAME)[self._slots]
+        n = int(counts.sum())
+        return _Found(
+            window.rows,
+            n,
+            self._center + self._scale * moments.mean(slots[:-1], n),
+            self._scale * moments.std(slots[:-1], n),
+            quantiles(self._cells, counts, _LEVELS),
+            int(slots[-1]),
+        )
+
+    def measure(self, window: Counted) -> Iterator[Measured]:
+        w, r = self._found(window), self._reference
+        # NannyML counts the rows without a number among those that a value rests on
+        n = float(w.rows if self._compat else w.n) if w.n else nan
+        both = 1 / w.n + 1 / r.n if w.n and r.n else nan
+        name = self._cells.column.name
+
+        def judged(
+            definition: Definition, value: float, error: float, expected: float, spread: float
+        ) -> Measured:
+            band = value - _BAND * error, value + _BAND * error
+            metric = definition.metric
+            return Measured(
+                definition, metric, name, name, value, w.n, error, *band, expected, spread
+            )
+
+        error = r.std / sqrt(n)
+        yield judged(_MEAN, w.mean, error, r.mean, r.std * sqrt(both))
+        yield judged(_SUM, w.mean * w.n, r.std * sqrt(n), *self._sum_like(w.rows))
+        spread = r.std / 2 * sqrt(max(self._kurtosis - 1, 0.0) * both)
+        yield judged(_STD, w.std, self._std_error(n), r.std, spread)
+        errors = np.sqrt(_LEVELS * (1 - _LEVELS) / n) / self._density
+        spreads = quantile_spreads(self._cells, self._counts, _LEVELS, both)
+        for i, definition in enumerate(_QUANTILES.values()):
+            found = w.quantiles[i], errors[i], r.quantiles[i], spreads[i]
+            yield judged(definition, *map(float, found))
+        extreme = float(w.extreme) if w.n else nan
+        yield Measured(_EXTREME, _EXTREME.metric, name, name, extreme, w.n)
+
+    def _sum_like(self, rows: int) -> tuple[float, float]:
+        """Expectation and standard deviation of the sum over so many rows like the reference.
+
+        With f the share of rows with a number, a row adds f μ with the variance
+        f σ² + f (1 − f) μ².
+        """
+        r = self._reference
+        if not r.n or not rows:
+            return nan, nan
+        share = r.n / r.rows
+        variance = share * r.std**2 + share * (1 - share) * r.mean**2
+        return rows * share * r.mean, rows * sqrt(variance * (1 / rows + 1 / r.rows))
+
+    def _std_error(self, n: float) -> float:
+        """Of the standard deviation: sqrt((μ₄ − σ⁴ (n − 3)/(n − 1)) / n) / (2 σ), Rao (1973)."""
+        if not n > 1:
+            return nan
+        excess = self._kurtosis - (n - 3) / (n - 1)
+        return self._reference.std / 2 * sqrt(excess / n) if excess >= 0 else nan
+
+
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    columns: list[_Column]
+
+    def measure(self, window: Counted) -> Iterator[Measured]:
+        for column in self.columns:
+            yield from column.measure(window)
+
+
+class Statistics:
+    """Mean, sum, std, five quantiles and the number of extremes of each continuous column.
+
+    Features, predictions and scores whose moments and range float64 can hold. As in NannyML
+    0.13.1: ``mean`` (its ``stats_avg``), ``sum``, ``std`` (divisor n − 1), ``median``. NaN without
+    numbers, ``std`` also for one. Quantiles are those of the cells, see
+    :func:`~stream_monitor.methods.quantiles.quantiles`.
+
+    Sampling errors, with n numbers in the window and all else of the reference: σ / √n of the mean,
+    σ √n of the sum, :meth:`_Column._std_error` of the std, √(q (1 − q) / n) / f of the quantile at
+    level q, where f is the :func:`~stream_monitor.methods.quantiles.density` there. With ``compat``
+    n counts rows without a number as well. The bands are three of them to each side.
+
+    A number more than ``scale`` · 128 from ``center`` (the reference mean but for rounding) is
+    taken to lie there and is counted as extreme; ``scale`` is a power of two such that this is at
+    least 127 standard deviations and beyond the reference's range. Sums are exact for numbers
+    rounded to ``scale`` · 2⁻⁴⁴ (mean and sum) and ``scale`` · 2⁻²⁷ (std): the same whatever the
+    batches, their order and their grouping.
+    """
+
+    name = NAME
+    definitions = (_MEAN, _SUM, _STD, *_QUANTILES.values(), _EXTREME)
+
+    def learner(self, study: Study) -> _Learner | None:
+        """None without a continuous column of a role and with moments as above."""
+        columns, summaries = [], []
+        for i, column in enumerate(study.schema.columns):
+            summary = study.cells[column.name].summary
+            if column.role in _ROLES and summary is not None and moments.usable(summary):
+                columns.append(i)
+                summaries.append(summary)
+        return _Learner(study, columns, summaries) if columns else None
+
+    def load(self, schema: Schema, cells: Mapping[str, Cells], arrays: Arrays) -> _Block:
+        return _Block(schema, cells, arrays)
+
+
+register_block(Statistics())
