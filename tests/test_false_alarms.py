@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,16 @@ from scipy import stats
 
 from stream_monitor.alerts.calibration import Calibration
 from stream_monitor.alerts.rates import share_limit
+from stream_monitor.cells import coarsened
 from stream_monitor.methods import REGISTRY
 from stream_monitor.methods.base import Measured
+from stream_monitor.reference.columns import coarse_edges
 from stream_monitor.schema import Kind
 from tests.building import cells_of, counts_of
 
 WINDOWS = 200
 LEVEL = 0.05
+FLOAT = frozenset({Kind.CONTINUOUS})
 
 Draw = Callable[[np.random.Generator, int], Any]
 WORLDS: dict[str, tuple[Kind, Draw]] = {
@@ -104,3 +108,27 @@ def test_p_values_and_thresholds_agree() -> None:
         assert nulls["psi"].p_value(limit * 0.999999) > level * 0.99
     again = Calibration({name: cells}, bound, {"psi": 1}, false_alarms=1e-4)
     assert again.nulls(name, 777)[1]["psi"].upper(1e-4) == nulls["psi"].upper(1e-4)
+
+
+@pytest.mark.parametrize("rows", [100, 1_000])
+def test_segments_alarm_at_most_at_the_stated_rate(rows: int) -> None:
+    """A segment of a tenth of the traffic, unlike the rest, in its coarse cells."""
+    rng = np.random.default_rng(rows)
+    alarms = 0
+    for _ in range(WINDOWS):
+        own = rng.normal(1.0, 0.5, 1_000)
+        fine = cells_of(np.concatenate([rng.normal(size=9_000), own]), Kind.CONTINUOUS)
+        whole, _ = coarsened(fine, coarse_edges(fine, REGISTRY))
+        cells = replace(whole, counts=counts_of(whole, own))
+        name = cells.column.name
+        bound = {(name, m): d.bind(cells) for m, d in REGISTRY.drift.items() if d.kinds & FLOAT}
+        powers = {m: d.tail_power for m, d in REGISTRY.drift.items()}
+        calibration = Calibration(
+            {name: cells}, bound, powers, false_alarms=LEVEL, replicates=1_000
+        )
+        joint, nulls = calibration.nulls(name, rows)
+        window = counts_of(cells, rng.normal(1.0, 0.5, rows))[: cells.size]
+        values = {m: float(b.distance(cells.values, window)) for (_, m), b in bound.items()}
+        alarms += any(v > nulls[m].upper(joint) for m, v in values.items())
+    print(rows, alarms / WINDOWS)
+    assert alarms <= stats.binom.isf(1e-4, WINDOWS, LEVEL)

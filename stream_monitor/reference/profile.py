@@ -138,15 +138,13 @@ class Profile:
     @property
     def parts(self) -> list[Part]:
         """The whole, then each segment."""
-        found = [self.whole]
+        coarse, _ = self.coarse_cells()
+        layout = Layout.of(coarse, self.blocks)
         labels = [label for one in self.segments for label in one.labels]
+        found = [self.whole]
         for label, chunks in zip(labels, self.segment_chunks, strict=True):
-            layout = Layout.of(self.coarse_cells()[0], self.blocks)
             own = Counted(layout, chunks.sum(axis=0))
-            cells = {
-                name: replace(column, counts=own.column(name))
-                for name, column in self.coarse_cells()[0].items()
-            }
+            cells = {n: replace(column, counts=own.column(n)) for n, column in coarse.items()}
             found.append(Part(label, cells, layout, chunks))
         return found
 
