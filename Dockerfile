@@ -8,13 +8,16 @@ RUN pip download --no-deps --only-binary :all: --require-hashes --requirement re
 COPY pyproject.toml README.md LICENSE ./
 COPY stream_monitor ./stream_monitor
 RUN python -m venv /opt/stream-monitor \
-    && /opt/stream-monitor/bin/pip install --no-index --find-links /wheels .
+    && /opt/stream-monitor/bin/pip install --no-index --find-links /wheels ".[lightgbm]"
 
 FROM python:3.13-slim-bookworm
 LABEL org.opencontainers.image.title="stream_monitor" \
       org.opencontainers.image.description="Online drift, outlier and data-quality monitor for model servers" \
       org.opencontainers.image.licenses="Apache-2.0"
 ENV PATH=/opt/stream-monitor/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+# LightGBM needs the OpenMP runtime.
+RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 \
+    && rm -rf /var/lib/apt/lists/*
 # /data and /state are the only folders that are written to: references, and the service's state.
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin monitor \
     && install --directory --owner=monitor --group=monitor /data /state

@@ -17,6 +17,7 @@ from stream_monitor.batch import ColumnBatch, Decoded, concatenate
 from stream_monitor.config.model import Config
 from stream_monitor.decode.native import NativeDecoder
 from stream_monitor.decode.table import TableDecoder
+from stream_monitor.labels.table import LabelTable
 from stream_monitor.panes.partition import Partition
 from stream_monitor.panes.windows import Window
 from stream_monitor.pipeline import ACCEPTED, EXPIRED, LATE, REJECTED, Pipeline
@@ -56,18 +57,21 @@ def backtest(
     watched: list[Watched],
     windows: tuple[Window, ...],
     progress: Progress,
+    *,
+    labels: LabelTable | None = None,
 ) -> tuple[list[WindowResult], Summary]:
     """Every window of the files' events, newest revisions, and what became of the events.
 
     Closed windows are judged; the one that is still filling when the input ends is shown and not
-    judged, as in the live service. Events that are not in time order are sorted, in memory.
+    judged, as in the live service, but with `compat: nannyml`, which judges every chunk. Events
+    that are not in time order are sorted, in memory. Labels count as if the events had brought
+    them.
     """
+    files = _Files(paths, config, watched, progress, labels)
     try:
-        found, pipeline = _run(
-            _streamed(paths, config, watched, progress), config, watched, windows
-        )
+        found, pipeline = _run(_streamed(files), config, watched, windows)
     except _OutOfOrderError:
-        found, pipeline = _run(_sorted(paths, config, watched, progress), config, watched, windows)
+        found, pipeline = _run(_sorted(files), config, watched, windows)
     summary = Summary(
         pipeline.tally(ACCEPTED).total(),
         pipeline.tally(LATE).total(),
@@ -93,7 +97,7 @@ def _run(
         pipeline.ingest(partition, decoded)
         for result in pipeline.close(pipeline.watermark()):
             results[_place(result)] = result
-    for result in pipeline.publisher.filling():
+    for result in pipeline.publisher.filling(judged=config.compat is not None):
         results[_place(result)] = result
     order = {w.name: i for i, w in enumerate(config.windows)}
     found = sorted(
@@ -111,36 +115,32 @@ def _order_of(config: Config, batch: ColumnBatch) -> IntArray:
     return batch.event_time if any(w.rows for w in config.windows) else batch.arrival
 
 
-def _streamed(
-    paths: list[Path], config: Config, watched: list[Watched], progress: Progress
-) -> Iterator[Decoded]:
+def _streamed(files: _Files) -> Iterator[Decoded]:
     """The events as they stand in the files, in blocks, as long as they are in order."""
     newest = 0
-    for decoded in _decoded(paths, config, watched, progress):
-        every = [_order_of(config, batch) for batch in decoded.batches.values()]
+    for decoded in files.decoded():
+        every = [_order_of(files.config, batch) for batch in decoded.batches.values()]
         if any(times[0] < newest or np.any(times[1:] < times[:-1]) for times in every):
             raise _OutOfOrderError
         newest = max([newest, *(int(times[-1]) for times in every)])
         yield Decoded({}, decoded.rejects)
-        yield from _turns(config, decoded.batches)
+        yield from _turns(files.config, decoded.batches)
 
 
-def _sorted(
-    paths: list[Path], config: Config, watched: list[Watched], progress: Progress
-) -> Iterator[Decoded]:
+def _sorted(files: _Files) -> Iterator[Decoded]:
     """All events, held in memory and sorted."""
     parts: dict[int, list[ColumnBatch]] = {}
     rejects = []
-    for decoded in _decoded(paths, config, watched, progress):
+    for decoded in files.decoded():
         rejects += decoded.rejects
         for index, batch in decoded.batches.items():
             parts.setdefault(index, []).append(batch)
     yield Decoded({}, rejects)
     whole: dict[int, ColumnBatch] = {}
     for index, some in parts.items():
-        batch = concatenate(watched[index].target.schema, some)
-        whole[index] = batch.take(np.argsort(_order_of(config, batch), kind="stable"))
-    yield from _turns(config, whole)
+        batch = concatenate(files.watched[index].target.schema, some)
+        whole[index] = batch.take(np.argsort(_order_of(files.config, batch), kind="stable"))
+    yield from _turns(files.config, whole)
 
 
 def _turns(config: Config, whole: dict[int, ColumnBatch]) -> Iterator[Decoded]:
@@ -161,29 +161,46 @@ def _turns(config: Config, whole: dict[int, ColumnBatch]) -> Iterator[Decoded]:
         yield Decoded(block)
 
 
-def _decoded(
-    paths: list[Path], config: Config, watched: list[Watched], progress: Progress
-) -> Iterator[Decoded]:
-    targets = [m.target for m in watched]
-    table = TableDecoder(config.mapping, targets)
-    native = NativeDecoder(config.mapping, targets, config.limits.max_record_size)
-    sizes = [max(p.stat().st_size, 1) for p in paths]
-    total, before = sum(sizes), 0
-    for path, size in zip(paths, sizes, strict=True):
-        if path.suffix in (".parquet", ".csv"):
-            for chunk in read_chunks([path]):
-                yield table.decode(chunk)
-                progress((before + size * chunk.done) / total)
-        else:
-            source = FilesSource(str(path), max_record_size=config.limits.max_record_size)
-            source.seek(str(path), None)
-            source.poll(0.0)
-            while not (poll := source.poll(0.0)).finished:
-                for records in poll.records:
-                    yield native.decode(records)
-                    progress((before + int(records.position.partition(":")[2])) / total)
-        before += size
-        progress(before / total)
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The input, which may have to be read twice."""
+
+    paths: list[Path]
+    config: Config
+    watched: list[Watched]
+    progress: Progress
+    labels: LabelTable | None
+
+    def decoded(self) -> Iterator[Decoded]:
+        """The events as they stand in the files, with their labels."""
+        for decoded in self._read():
+            if self.labels is not None:
+                for index, batch in decoded.batches.items():
+                    decoded.batches[index] = self.labels.attach(index, batch)
+            yield decoded
+
+    def _read(self) -> Iterator[Decoded]:
+        config, targets = self.config, [m.target for m in self.watched]
+        table = TableDecoder(config.mapping, targets)
+        native = NativeDecoder(config.mapping, targets, config.limits.max_record_size)
+        sizes = [max(p.stat().st_size, 1) for p in self.paths]
+        total, before = sum(sizes), 0
+        for path, size in zip(self.paths, sizes, strict=True):
+            if path.suffix in (".parquet", ".csv"):
+                for chunk in read_chunks([path]):
+                    yield table.decode(chunk)
+                    self.progress((before + size * chunk.done) / total)
+            else:
+                source = FilesSource(str(path), max_record_size=config.limits.max_record_size)
+                source.seek(str(path), None)
+                source.poll(0.0)
+                while not (poll := source.poll(0.0)).finished:
+                    for records in poll.records:
+                        yield native.decode(records)
+                        done = int(records.position.partition(":")[2])
+                        self.progress((before + done) / total)
+            before += size
+            self.progress(before / total)
 
 
 def write(results: list[WindowResult], path: Path) -> int:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stream_monitor.schema import CodeArray, FloatArray, IntArray, Schema
+
+IdArray = NDArray[np.uint64]
 
 
 @dataclass(slots=True)
@@ -29,6 +32,8 @@ class ColumnBatch:
         Row of ``numbers`` and event, for each value of a wrong type (its number is NaN).
     record : int64[n]
         Index of the input record each event came from.
+    ids : uint64[n]
+        Hash of the event's id, 0 without one; empty where ids were not asked for.
     """
 
     event_time: IntArray
@@ -37,6 +42,7 @@ class ColumnBatch:
     codes: CodeArray
     wrong_number: tuple[IntArray, IntArray]
     record: IntArray
+    ids: IdArray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
 
     def __len__(self) -> int:
         return len(self.event_time)
@@ -58,6 +64,7 @@ class ColumnBatch:
             self.codes[:, rows],
             wrong,
             self.record[rows],
+            self.ids[rows] if len(self.ids) else self.ids,
         )
 
 
@@ -102,4 +109,5 @@ def concatenate(schema: Schema, parts: list[ColumnBatch]) -> ColumnBatch:
         np.concatenate([p.codes.reshape(m, -1) for p in parts], axis=1),
         (np.concatenate(columns), np.concatenate(events)),
         np.concatenate([p.record for p in parts]),
+        np.concatenate([p.ids for p in parts]),
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from stream_monitor.config.load import load_config
 from stream_monitor.config.model import Config, KafkaSource
 from stream_monitor.errors import Problem
-from stream_monitor.methods import REGISTRY
+from stream_monitor.methods import REGISTRY, gradient_boosting
 from stream_monitor.schema import Kind
 from stream_monitor.sources.kafka_options import client_problems
 from stream_monitor.values import QUALITY
@@ -29,9 +30,14 @@ def method_problems(config: Config) -> list[Problem]:
         problems += _unknown(f"methods.{key}", chosen, known)
     quality = [n for n, m in REGISTRY.share.items() if m.definition.family == QUALITY]
     problems += _unknown("methods.quality", config.methods.quality, quality)
-    return problems + _unknown(
-        "methods.blocks", config.methods.blocks, [*REGISTRY.block, *REGISTRY.sketch]
-    )
+    chosen = config.methods.blocks
+    if find_spec("lightgbm") is None:
+        problems += [
+            Problem(f"methods.blocks[{i}]", name, "needs: pip install 'stream-monitor[lightgbm]'")
+            for i, name in enumerate(chosen)
+            if name in gradient_boosting.USERS
+        ]
+    return problems + _unknown("methods.blocks", chosen, [*REGISTRY.block, *REGISTRY.sketch])
 
 
 def override_problems(config: Config) -> list[Problem]:

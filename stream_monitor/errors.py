@@ -50,5 +50,9 @@ class SourceError(StreamMonitorError):
     """An input cannot be opened or read."""
 
 
+class LabelError(StreamMonitorError):
+    """Labels cannot be read or joined."""
+
+
 class StoreError(StreamMonitorError):
     """State cannot be read or written."""

@@ -77,8 +77,11 @@ class Publisher:
             self._drop(model, watermark)
         return results
 
-    def filling(self) -> list[WindowResult]:
-        """For each part and window name the next window to close, if it has rows already."""
+    def filling(self, *, judged: bool = False) -> list[WindowResult]:
+        """For each part and window name the next window to close, if it has rows already.
+
+        ``judged`` takes it for closed: nothing more will come.
+        """
         results = []
         panes = self._panes()
         for model in self._watched:
@@ -91,7 +94,7 @@ class Publisher:
                         numbers = [max(r.start, state.next) for r in within if r.stop > state.next]
                         if numbers:
                             number = min(numbers)
-                            results += self._evaluated(part, window, state, [number], closed=False)
+                            results += self._evaluated(part, window, state, [number], closed=judged)
         return results
 
     def counts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from ctypes.util import find_library
 
 # program → Debian package
 NEEDS = {
@@ -15,11 +16,16 @@ NEEDS = {
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
 }
+# library → Debian package
+LIBRARIES = {"gomp": "libgomp1"}  # LightGBM's
 
 
 def missing() -> list[str]:
-    """Debian packages of the programs that are not on the path, sorted."""
-    return sorted({package for program, package in NEEDS.items() if not shutil.which(program)})
+    """Debian packages of the programs and libraries that are not there, sorted."""
+    found = {package for program, package in NEEDS.items() if not shutil.which(program)}
+    return sorted(
+        found | {package for name, package in LIBRARIES.items() if not find_library(name)}
+    )
 
 
 def main() -> int:

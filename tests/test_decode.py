@@ -15,6 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,6 +88,7 @@ def rows(batch: ColumnBatch) -> list[Any]:
         batch.codes.tolist(),
         sorted(zip(*(w.tolist() for w in batch.wrong_number), strict=True)),
         batch.record.tolist(),
+        batch.ids.tolist(),
     ]
 
 
@@ -99,6 +101,7 @@ def test_an_event_becomes_its_columns() -> None:
         [[1], [1], [1]],
         [],
         [0],
+        [xxhash.xxh3_64_intdigest(event()["id"].encode())],
     ]
 
 

@@ -32,9 +32,9 @@ from stream_monitor.expose.snapshot import (
     WindowView,
 )
 from stream_monitor.panes.layout import Counted
+from stream_monitor.schema import Role
 from stream_monitor.store.base import Checkpoint, DeadLetter
 from stream_monitor.store.sqlite import SqliteStore
-from stream_monitor.schema import Role
 from stream_monitor.values import COLUMNS, Value, WindowResult
 from stream_monitor.watch import watch
 from tests import worlds

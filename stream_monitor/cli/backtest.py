@@ -15,6 +15,7 @@ from stream_monitor.cli.common import (
     output_file,
     progress_bar,
 )
+from stream_monitor.labels.table import LabelTable
 from stream_monitor.tables import expand
 from stream_monitor.watch import watch
 
@@ -31,6 +32,13 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     config_option(parser)
     parser.add_argument(
         "--events", nargs="+", required=True, metavar="FILE", help="Parquet, CSV or JSONL files"
+    )
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="files with the true labels by event id, in the columns mapping.id and mapping.label",
     )
     parser.add_argument(
         "--output",
@@ -53,8 +61,21 @@ def _run(arguments: argparse.Namespace) -> int:
     watched, windows = watch(config, str(arguments.config))
     paths = expand(arguments.events)
     with progress_bar() as progress:
+        labels = None
+        if arguments.labels:
+            labels = LabelTable(
+                expand(arguments.labels),
+                config.mapping,
+                [m.target for m in watched],
+                lambda done: progress("labels", done),
+            )
         results, summary = backtest(
-            paths, config, watched, windows, lambda done: progress("events", done)
+            paths,
+            config,
+            watched,
+            windows,
+            lambda done: progress("events", done),
+            labels=labels,
         )
     rows = write(results, arguments.output)
     rejected = ", ".join(f"{n:,} {reason}" for reason, n in sorted(summary.rejected.items()))

@@ -219,9 +219,9 @@ class MethodsConfig(Section):
     quality: list[str] = ["missing_values", "wrong_type", "unseen_values", "numerical_range"]
     outliers: bool = True
     blocks: list[str] = Field(
-        default=["statistics", "reconstruction_error"],
+        default=["statistics", "reconstruction_error", "realized_losses"],
         description="methods of the model as a whole that `reference build` prepares, each where "
-        "the reference has what it needs",
+        "the reference has what it needs; `dle` and `domain_classifier` need LightGBM",
     )  # fmt: skip
 
 

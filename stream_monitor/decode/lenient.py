@@ -17,6 +17,7 @@ from stream_monitor.batch import ColumnBatch, Reject
 from stream_monitor.config.model import MappingConfig
 from stream_monitor.decode import timestamps
 from stream_monitor.decode.base import Target, choose
+from stream_monitor.decode.ids import id_hashes
 from stream_monitor.decode.paths import Path, Paths, look_up
 from stream_monitor.schema import IntArray, Kind, category_of
 
@@ -108,6 +109,7 @@ class LenientDecoder:
             np.array(codes, dtype=np.int32).reshape(-1, 1),
             (np.array(wrong, dtype=np.int64), np.zeros(len(wrong), dtype=np.int64)),
             np.array([record]),
+            id_hashes([look_up(event, self._paths.id)], 1),
         )
 
 

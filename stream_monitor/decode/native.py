@@ -7,6 +7,7 @@ through :mod:`stream_monitor.decode.lenient`, alone, which finds out what is wro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from stream_monitor.batch import ColumnBatch, Decoded, Reject, concatenate, empt
 from stream_monitor.config.model import MappingConfig
 from stream_monitor.decode import timestamps
 from stream_monitor.decode.base import Target, choose
+from stream_monitor.decode.ids import id_hashes
 from stream_monitor.decode.lenient import LenientDecoder, code_of
 from stream_monitor.decode.paths import Path, Paths
 from stream_monitor.schema import BoolArray, FloatArray, IntArray, Kind
@@ -131,6 +133,8 @@ class _TypedDecoder:
         for path, own in ((paths.model, target.name), (paths.version, target.version)):
             if path and own:
                 _plant(tree, path, Literal[_spellings(own)] | None)
+        if paths.id:
+            _plant(tree, paths.id, _Name | float)
         required = {p for p in (paths.time, paths.arrival) if p}
         for path in required:
             _plant(tree, path, float | str)
@@ -139,6 +143,7 @@ class _TypedDecoder:
         self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(struct).decode
         self._time = attrgetter(names[paths.time]) if paths.time else None
         self._arrival = attrgetter(names[paths.arrival]) if paths.arrival else None
+        self._id = attrgetter(names[paths.id]) if paths.id else None
         self._numbers = _groups([names[p] for p in continuous])
         self._codes = [attrgetter(names[p]) for p in categorical]
         self._known = [_Codes(c.kind, target.categories[c.name]) for c in schema.categorical]
@@ -161,7 +166,9 @@ class _TypedDecoder:
         codes = np.empty((len(self._known), n), dtype=np.int32)
         for m, (getter, known_codes) in enumerate(zip(self._codes, self._known, strict=True)):
             codes[m] = [*map(known_codes.__getitem__, map(getter, events))]
-        batch = ColumnBatch(time, arrival, self._columns(events), codes, empty_wrong(), record)
+        ids = id_hashes(map(self._id, events) if self._id else repeat(None, n), n)
+        numbers = self._columns(events)
+        batch = ColumnBatch(time, arrival, numbers, codes, empty_wrong(), record, ids)
         if usable.all():
             return batch, np.empty(0, dtype=np.int64)
         return batch.take(np.flatnonzero(usable)), record[~usable]

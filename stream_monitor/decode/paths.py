@@ -20,6 +20,7 @@ class Paths:
     """Where a JSON event keeps each part; an empty path means that the mapping has none."""
 
     def __init__(self, mapping: MappingConfig) -> None:
+        self.id = _split(mapping.id)
         self.model = _split(mapping.model)
         self.version = _split(mapping.version)
         self.time = _split(mapping.timestamp)

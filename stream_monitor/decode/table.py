@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from stream_monitor.batch import ColumnBatch, Decoded, Reject
+from stream_monitor.batch import ColumnBatch, Decoded, IdArray, Reject
 from stream_monitor.config.model import MappingConfig
 from stream_monitor.decode import tabular
 from stream_monitor.decode.base import Target, choose
+from stream_monitor.decode.ids import id_hashes
 from stream_monitor.errors import ProfileError
 from stream_monitor.schema import (
     PREDICTION,
@@ -134,8 +135,8 @@ class TableDecoder:
         return tabular.times(chunk.columns[name], text=chunk.text)
 
     def _targets_of(self, chunk: Chunk) -> CodeArray:
-        names = _texts(chunk, self._mapping.model)
-        versions = _texts(chunk, self._mapping.version)
+        names = texts_of(chunk, self._mapping.model)
+        versions = texts_of(chunk, self._mapping.version)
         found = {
             pair: choose(self._targets, *pair) for pair in set(zip(names, versions, strict=True))
         }
@@ -174,7 +175,7 @@ class TableDecoder:
         return ColumnBatch(
             placed.time, placed.arrival, values, codes,
             (np.concatenate([empty, *wrong_column]), np.concatenate([empty, *wrong_event])),
-            np.arange(n),
+            np.arange(n), ids_of(chunk, self._mapping.id),
         )  # fmt: skip
 
 
@@ -191,7 +192,12 @@ def known_codes(raw: Any, column: Column, known: Mapping[str, int], *, text: boo
     return codes
 
 
-def _texts(chunk: Chunk, name: str) -> list[str | None]:
+def ids_of(chunk: Chunk, name: str) -> IdArray:
+    """The hash of each row's id, uint64[n]; 0 where the file has no such column."""
+    return id_hashes(texts_of(chunk, name), chunk.rows)
+
+
+def texts_of(chunk: Chunk, name: str) -> list[str | None]:
     """A column as text a row; all None where the file has no such column."""
     if name not in chunk.columns:
         return [None] * chunk.rows

@@ -2,6 +2,7 @@
 
 from stream_monitor.methods import (  # noqa: F401 - imported for their registration
     chi_squared,
+    domain_classifier,
     half_space_trees,
     hellinger,
     jensen_shannon,
@@ -10,6 +11,7 @@ from stream_monitor.methods import (  # noqa: F401 - imported for their registra
     psi,
     quality,
     reconstruction,
+    regression,
     statistics,
     wasserstein,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from stream_monitor.batch import ColumnBatch, concatenate
-from stream_monitor.reference.study import row_hash
+from stream_monitor.hashing import splitmix64
 from stream_monitor.schema import IntArray, Schema
 
 
@@ -26,7 +26,7 @@ class RowSample:
     def add(self, batch: ColumnBatch, rank: IntArray) -> None:
         """Take in a batch of rows with their ranks."""
         if self._limit is not None:
-            kept = np.flatnonzero(row_hash(rank.astype(np.uint64)) <= self._most)
+            kept = np.flatnonzero(splitmix64(rank.astype(np.uint64)) <= self._most)
             batch, rank = batch.take(kept), rank[kept]
         self._parts.append(batch)
         self._ranks.append(rank)
@@ -35,13 +35,13 @@ class RowSample:
             self._prune(self._limit)
 
     def _prune(self, limit: int) -> None:
-        hashes = row_hash(np.concatenate(self._ranks).astype(np.uint64))
+        hashes = splitmix64(np.concatenate(self._ranks).astype(np.uint64))
         if len(hashes) > limit:
             self._most = np.partition(hashes, limit - 1)[limit - 1]
         parts, ranks, self._rows = self._parts, self._ranks, 0
         self._parts, self._ranks = [], []
         for batch, rank in zip(parts, ranks, strict=True):
-            kept = np.flatnonzero(row_hash(rank.astype(np.uint64)) <= self._most)
+            kept = np.flatnonzero(splitmix64(rank.astype(np.uint64)) <= self._most)
             self._parts.append(batch.take(kept))
             self._ranks.append(rank[kept])
             self._rows += len(kept)

@@ -10,6 +10,7 @@ import numpy as np
 from stream_monitor.cells import Summary
 from stream_monitor.decode import tabular
 from stream_monitor.errors import ProfileError
+from stream_monitor.hashing import splitmix64
 from stream_monitor.schema import FloatArray, Kind, Role
 
 MAX_DISTINCT = 512
@@ -50,7 +51,7 @@ class NumberStudy:
                 self.distinct[value] = self.distinct.get(value, 0) + count
             if len(self.distinct) > MAX_DISTINCT:
                 self.distinct = None
-        rank = row_hash(np.arange(row, row + len(numbers), dtype=np.uint64)[finite])
+        rank = splitmix64(np.arange(row, row + len(numbers), dtype=np.uint64)[finite])
         self._sample = np.concatenate([self._sample, values])
         self._rank = np.concatenate([self._rank, rank])
         if len(self._sample) > _SAMPLE:
@@ -111,14 +112,6 @@ class NumberStudy:
             sample,
             distinct,
         )
-
-
-def row_hash(rows: np.ndarray[Any, np.dtype[np.uint64]]) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """SplitMix64 (Steele, Lea & Flood 2014): uniform 64-bit hashes of row numbers."""
-    z = rows + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 class ColumnStudy:
