@@ -113,6 +113,7 @@ def budgets(
             f"{m.name} {m.version}".strip(),
             sum(part.reference.layout.size for part in m.parts),
             windows,
+            sketches=sum(s.most_bytes for s in m.sketchers.values()),
             partitions=partitions,
             lateness=config.time.allowed_lateness + config.time.allowed_skew,
             ahead=ahead,
