@@ -39,7 +39,6 @@ _ONSET_DAY = 15
 _SETTLE_SECONDS = 20.0  # left of the duration for starting, and for the last windows
 _ENDLESS_SPEED = DAY / 2.0  # event seconds a second where the demo runs until stopped
 _PORT = 9877
-_PHASES = {"looking at the columns": 0.2, "counting": 0.4, "scoring": 0.4}
 
 console = Console(stderr=True)
 
@@ -68,18 +67,16 @@ def make_reference(output: Path, *, seed: int) -> int:
     config = parse_config(
         configuration(output.name, {"type": "stdin"}, 0), place="demo", folder=output.parent
     )
-    with Progress(TextColumn("building the reference"), BarColumn(), console=console) as bars:
+    text = TextColumn("building the reference: {task.description}")
+    with Progress(text, BarColumn(), console=console) as bars:
         task = bars.add_task("", total=1.0)
-        before = dict(zip(_PHASES, np.cumsum([0.0, *_PHASES.values()]), strict=False))
         profile = build_profile(
             [data],
             config,
             model=MODEL,
             version=VERSION,
             registry=REGISTRY,
-            progress=lambda phase, done: bars.update(
-                task, completed=before[phase] + _PHASES[phase] * done
-            ),
+            progress=lambda phase, done: bars.update(task, description=phase, completed=done),
         )
     save(profile, output)
     return 0
