@@ -129,6 +129,9 @@ class Monitor:
             self.show()
         elif now - self._shown >= _SHOW_SECONDS:
             self.show()
+        if not poll.records:
+            # a first threshold takes long; while nothing else is to do there is time for it
+            self._dirty |= any(part.judge.prepare() for part in self._parts)
         if poll.finished and not poll.records:
             if self._dirty:
                 self._commit()

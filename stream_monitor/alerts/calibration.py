@@ -207,6 +207,15 @@ class Calibration:
         }
         return level, nulls
 
+    def prepare(self, column: str, rows: int) -> bool:
+        """Compute one grid point that :meth:`nulls` would need; False where none is lacking."""
+        reference = int(self._cells[column].values.sum())
+        for point in dict.fromkeys(self._around(rows, reference)[:2]) if reference else ():
+            if self._key(column, point) not in self._arrays:
+                self._point(column, point)
+                return True
+        return False
+
     def arrays(self) -> dict[str, FloatArray]:
         """Everything computed so far, by a key that names column, rows and metrics."""
         return dict(self._arrays)
@@ -230,13 +239,15 @@ class Calibration:
         return low, high, (x - a) / (b - a)
 
     def _point(self, column: str, rows: int) -> _Point:
-        methods = self._methods[column]
-        key = f"{_MODEL}/{column}/{rows}/{'+'.join(methods)}"
+        key = self._key(column, rows)
         found = self._arrays.get(key)
         if found is None:
             # one array a grid point: the quantiles, and in one more row the effective tests
             found = self._arrays[key] = self._resample(column, rows)
         return _Point(found[:-1], float(found[-1, 0]))
+
+    def _key(self, column: str, rows: int) -> str:
+        return f"{_MODEL}/{column}/{rows}/{'+'.join(self._methods[column])}"
 
     def _resample(self, column: str, rows: int) -> FloatArray:
         methods = self._methods[column]

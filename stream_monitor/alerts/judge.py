@@ -53,6 +53,7 @@ class Judge:
         # NannyML judges every chunk
         self._min_rows = 1 if compat else config.min_rows
         self._overrides = [o for o in config.overrides if o.model in (None, model)]
+        self._seen: Sequence[Measured] = ()
         self.limits = limits_of(part, evaluator, config, segments=segments, compat=compat)
 
     def values(
@@ -63,12 +64,18 @@ class Judge:
         Thresholds of a window that is still filling would change with every row, so it has none
         but the configured constants.
         """
-        enough = [m for m in measured if closed and m.rows >= self._min_rows]
+        enough = [m for m in measured if m.rows >= self._min_rows]
+        if not closed:
+            self._seen, enough = enough, []
         limits = dict(zip(map(id, enough), self.limits.of(enough, window), strict=True))
         return tuple(
             self._value(m, limits.get(id(m), NO_LIMIT), judged=closed and m.rows >= self._min_rows)
             for m in measured
         )
+
+    def prepare(self) -> bool:
+        """Work out some of the limits that the window that fills will need; False if all are."""
+        return self.limits.prepare(self._seen)
 
     def _value(self, m: Measured, limit: Limit, *, judged: bool) -> Value:
         for override in self._overrides:

@@ -46,6 +46,12 @@ class Limits(Protocol):
     def of(self, measured: Sequence[Measured], window: Counted) -> list[Limit]:
         """The limit of each value of a window."""
 
+    def prepare(self, measured: Sequence[Measured]) -> bool:
+        """Do a little of what limits for values like these need, some 0.2 s; False if all is there.
+
+        What was not prepared is computed when it is asked for.
+        """
+
     @property
     def size(self) -> int:
         """Grows with what :meth:`dump` would give."""
@@ -61,6 +67,9 @@ class Stateless:
     """The part of a rule that learns nothing on the way."""
 
     size = 0
+
+    def prepare(self, measured: Sequence[Measured]) -> bool:  # noqa: ARG002
+        return False
 
     def dump(self) -> bytes:
         return b""
