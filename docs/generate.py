@@ -132,6 +132,8 @@ def configuration() -> str:
         ("windows[]", model.WindowConfig),
         ("time", model.TimeConfig),
         ("methods", model.MethodsConfig),
+        ("segments[]", model.SegmentConfig),
+        ("detectors[]", model.DetectorConfig),
         ("alerts", model.AlertsConfig),
         ("alerts.overrides[]", model.ThresholdOverride),
         ("reference", model.ReferenceConfig),

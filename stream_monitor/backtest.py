@@ -90,7 +90,7 @@ class _OutOfOrderError(Exception):
 def _run(
     events: Iterable[Decoded], config: Config, watched: list[Watched], windows: tuple[Window, ...]
 ) -> tuple[list[WindowResult], Pipeline]:
-    pipeline = Pipeline(watched, windows, config.time)
+    pipeline = Pipeline(watched, windows, config)
     partition = pipeline.partitions["backtest"] = Partition("backtest")
     results: dict[tuple[str, str, str, str, int], WindowResult] = {}
     for decoded in events:

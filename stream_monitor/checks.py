@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stream_monitor.config.load import load_config
 from stream_monitor.config.model import Config, KafkaSource
+from stream_monitor.detectors.checks import detector_problems
 from stream_monitor.errors import Problem
 from stream_monitor.methods import REGISTRY, gradient_boosting
 from stream_monitor.schema import Kind
@@ -16,7 +17,8 @@ from stream_monitor.values import QUALITY
 
 def read_config(path: Path) -> Config:
     """The configuration, checked for everything but its references."""
-    return load_config(path, (method_problems, override_problems, client_option_problems))
+    checks = (method_problems, override_problems, client_option_problems, _detector_problems)
+    return load_config(path, checks)
 
 
 def method_problems(config: Config) -> list[Problem]:
@@ -45,7 +47,7 @@ def override_problems(config: Config) -> list[Problem]:
     blocks = [d.metric for m in REGISTRY.block.values() for d in m.definitions]
     sketches = [d.metric for m in REGISTRY.sketch.values() for d in m.definitions]
     single = [*REGISTRY.drift, *REGISTRY.share, *REGISTRY.row]
-    metrics = ["rows_count", *single, *blocks, *sketches]
+    metrics = ["rows_count", *single, *blocks, *sketches, *(d.name for d in config.detectors)]
     models = list(dict.fromkeys(m.name for m in config.models))
     return [
         Problem(f"alerts.overrides[{i}].{key}", name, f"choose from {', '.join(known)}")
@@ -56,6 +58,13 @@ def override_problems(config: Config) -> list[Problem]:
         )
         if name is not None and name not in known
     ]
+
+
+def _detector_problems(config: Config) -> list[Problem]:
+    source = config.source
+    ordered = not isinstance(source, KafkaSource) or source.partitions == 1
+    models = [m.name for m in config.models]
+    return detector_problems(config.detectors, models=models, ordered=ordered)
 
 
 def client_option_problems(config: Config) -> list[Problem]:

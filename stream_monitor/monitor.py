@@ -72,7 +72,7 @@ class Monitor:
         self._decoder = NativeDecoder(
             config.mapping, [m.target for m in watched], config.limits.max_record_size
         )
-        self._pipeline = Pipeline(watched, windows, config.time)
+        self._pipeline = Pipeline(watched, windows, config)
         self._views = Views(watched, windows, config.windows)
         self._max_ahead = max_ahead(config)
         self._at_end: frozenset[str] = frozenset()
@@ -84,7 +84,8 @@ class Monitor:
         self._last_commit = self._commit_failures = 0
         service = store.restore_service()
         if service is not None:
-            self._pipeline.publisher.restore(service)
+            for name, reason in self._pipeline.publisher.restore(service).items():
+                log.warning("detector begins anew", detector=name, reason=reason)
         self._cached: dict[str, int] = {}
         for part in self._parts:
             if (cache := store.restore_cache(part.key)) is not None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from stream_monitor.batch import ColumnBatch, Decoded, Reject
-from stream_monitor.config.model import TimeConfig
+from stream_monitor.config.model import Config
 from stream_monitor.config.units import format_duration
 from stream_monitor.panes.partition import Partition
 from stream_monitor.panes.windows import ROWS, TIME, Window
@@ -28,15 +28,13 @@ ACCEPTED, LATE, EXPIRED, REJECTED = "accepted", "late", "expired", "rejected"
 class Pipeline:
     """Counts events into panes, closes windows, evaluates them."""
 
-    def __init__(
-        self, watched: list[Watched], windows: tuple[Window, ...], time: TimeConfig
-    ) -> None:
+    def __init__(self, watched: list[Watched], windows: tuple[Window, ...], config: Config) -> None:
         self._watched = watched
         self._windows = windows
-        self._time = time
+        self._time = config.time
         self._grains = {w.clock: w.grain for w in windows}
         self.partitions: dict[str, Partition] = {}
-        self.publisher = Publisher(watched, windows, self.partitions)
+        self.publisher = Publisher(watched, windows, self.partitions, config.detectors)
         self._touched: set[PaneKey] = set()
 
     # --- counting -------------------------------------------------------------------------------
@@ -98,6 +96,12 @@ class Pipeline:
         partition.tally(ACCEPTED, model.key, n)
         origin = int(batch.event_time.min())
         partition.origins[model.key] = min(partition.origins.get(model.key, origin), origin)
+        track = self.publisher.tracks[model.key]
+        if track.by_event:
+            clock = TIME if TIME in places else ROWS
+            errors = model.errors.of(batch)
+            labelled = errors >= 0
+            track.feed_events(errors[labelled] > 0, places[clock][labelled] // self._grains[clock])
         slots = model.counter.slots(batch)
         for clock, place in places.items():
             pane = place // self._grains[clock]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
+from stream_monitor.detectors.config import DetectorConfig
+from stream_monitor.detectors.track import Track
 from stream_monitor.panes.layout import Counted
 from stream_monitor.panes.partition import Partition
 from stream_monitor.panes.windows import ROWS, TIME, Window
 from stream_monitor.schema import IntArray
 from stream_monitor.store.base import PaneKey
-from stream_monitor.values import WindowResult
+from stream_monitor.values import Value, WindowResult
 from stream_monitor.watch import Watched, WatchedPart
 
 
@@ -49,6 +51,7 @@ class Publisher:
         watched: list[Watched],
         windows: tuple[Window, ...],
         partitions: Mapping[str, Partition],
+        detectors: Sequence[DetectorConfig],
     ) -> None:
         self._watched = watched
         self._windows = windows
@@ -56,6 +59,10 @@ class Publisher:
         self._published: dict[tuple[str, str], Published] = {}
         self._floor: dict[tuple[str, str], int] = {}
         self._bases: dict[tuple[str, str], int] = {}
+        clocks = {w.clock: w for w in windows}
+        # detectors step over panes of time where there are such
+        self._steps = clocks.get(TIME) or clocks[ROWS]
+        self.tracks = {m.key: Track(detectors, m.name) for m in watched}
 
     def floor(self, model: Watched, clock: str) -> int | None:
         """The first pane that is still alive; None before the first window closed."""
@@ -69,6 +76,7 @@ class Publisher:
             touched.setdefault((key.model, key.clock), set()).add(key.number)
         panes = cache(self._panes)
         for model in self._watched:
+            self._detect(model, watermark, panes)
             for window in self._windows:
                 mark = self._mark(model, window, watermark)
                 for part in model.parts if mark is not None else ():
@@ -76,6 +84,24 @@ class Publisher:
                     results += self._close(part, window, mark or 0, again, panes)
             self._drop(model, watermark)
         return results
+
+    def _detect(
+        self,
+        model: Watched,
+        watermark: int | None,
+        panes: Callable[[], dict[tuple[str, str], set[int]]],
+    ) -> None:
+        """Feed the panes that are closed now to the model's detectors."""
+        track, clock = self.tracks[model.key], self._steps
+        mark = self._mark(model, clock, watermark)
+        if not track or mark is None:
+            return
+        end, last = mark // clock.grain, track.pane
+        there = panes().get((model.key, clock.clock), set())
+        for number in sorted(n for n in there if n < end and (last is None or n > last)):
+            summed = self._sum(model.parts[0], clock.clock, range(number, number + 1))
+            if summed is not None:
+                track.feed(number, model.parts[0].evaluator.measure(summed.counted))
 
     def filling(self, *, judged: bool = False) -> list[WindowResult]:
         """For each part and window name the next window to close, if it has rows already.
@@ -104,7 +130,8 @@ class Publisher:
         state = self._state(part, window)
         if state is None:
             return {}
-        summed = self._sum(part, window, result.index - state.index(0))
+        panes = window.panes(result.index - state.index(0))
+        summed = self._sum(part, window.clock, panes)
         return {} if summed is None else summed.counted.columns()
 
     def _mark(self, model: Watched, window: Window, watermark: int | None) -> int | None:
@@ -174,7 +201,7 @@ class Publisher:
     ) -> list[WindowResult]:
         results = []
         for number in numbers:
-            summed = self._sum(part, window, number)
+            summed = self._sum(part, window.clock, window.panes(number))
             if summed is None:
                 continue
             counted = summed.counted
@@ -193,17 +220,25 @@ class Publisher:
                     window.end(number) if by_time else summed.last,
                     counted.rows,
                     closed,
-                    part.judge.values(measured, counted, closed=closed),
+                    part.judge.values(measured, counted, closed=closed)
+                    + self._detected(part, window, number, closed=closed),
                     state.revisions.get(number, 0),
                 )
             )
         return results
 
-    def _sum(self, part: WatchedPart, window: Window, number: int) -> _Summed | None:
-        """A window's panes of all partitions as one; None where there is none."""
+    def _detected(
+        self, part: WatchedPart, window: Window, number: int, *, closed: bool
+    ) -> tuple[Value, ...]:
+        if part.label or window.clock != self._steps.clock:
+            return ()
+        return self.tracks[part.key].values(window.panes(number), judged=closed)
+
+    def _sum(self, part: WatchedPart, clock: str, indices: range) -> _Summed | None:
+        """Some panes of all partitions as one; None where there is none."""
         panes = []
-        for index in window.panes(number):
-            key = PaneKey(part.key, window.clock, index)
+        for index in indices:
+            key = PaneKey(part.key, clock, index)
             found = (p.panes.get(key) for p in self._partitions.values())
             panes += [pane for pane in found if pane is not None]
         if not panes:
@@ -230,6 +265,8 @@ class Publisher:
             else:
                 floor = max(min(floors), self._floor.get((model.key, clock), min(floors)))
                 self._floor[model.key, clock] = floor
+                if clock == self._steps.clock:
+                    self.tracks[model.key].forget(floor)
                 ours = {part.key for part in model.parts}
                 for window, key in product(self._windows, ours):
                     state = self._published.get((key, window.name))
@@ -247,14 +284,19 @@ class Publisher:
                 [(*key, state) for key, state in sorted(self._published.items())],
                 [(*key, floor) for key, floor in sorted(self._floor.items())],
                 [(*key, base) for key, base in sorted(self._bases.items())],
+                {key: track.state() for key, track in self.tracks.items() if track},
             )
         )
 
-    def restore(self, data: bytes) -> None:
+    def restore(self, data: bytes) -> dict[str, str]:
         """The inverse of :meth:`state`; what belongs to other references is forgotten.
 
         All but how many windows they had: a model's windows are numbered on when its reference
         changes, for the results log tells them apart by number.
+
+        Returns
+        -------
+        Detectors that begin anew, each with the reason.
         """
         known = {part.key for model in self._watched for part in model.parts}
         stored = msgspec.json.decode(data, type=_Service)
@@ -265,12 +307,18 @@ class Publisher:
                 place = _label(key), name
                 self._bases[place] = max(self._bases.get(place, 0), state.index(state.next))
         self._floor = {(key, clock): f for key, clock, f in stored.floors if key in known}
+        anew: dict[str, str] = {}
+        for key, track in self.tracks.items():
+            if track and key in stored.detectors:
+                anew |= track.restore(stored.detectors[key])
+        return anew
 
 
 class _Service(msgspec.Struct):
     published: list[tuple[str, str, Published]]
     floors: list[tuple[str, str, int]]
     bases: list[tuple[str, str, int]] = []
+    detectors: dict[str, Any] = {}
 
 
 def _label(key: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
+import numpy as np
 import orjson
 
 from stream_monitor.alerts.judge import Judge
@@ -13,11 +14,14 @@ from stream_monitor.config.budget import ModelBudget, budget
 from stream_monitor.config.model import Config, KafkaSource, ModelConfig
 from stream_monitor.config.units import format_size
 from stream_monitor.decode.base import Target
+from stream_monitor.detectors.checks import series_problems
+from stream_monitor.detectors.errors import Errors
 from stream_monitor.errors import ConfigError, Problem, ProfileError
 from stream_monitor.methods import REGISTRY
 from stream_monitor.methods.base import Sketcher
 from stream_monitor.methods.evaluate import Evaluator
 from stream_monitor.panes.count import Counter
+from stream_monitor.panes.layout import Counted
 from stream_monitor.panes.partition import Shape
 from stream_monitor.panes.windows import Window, windows_of
 from stream_monitor.reference.learned import loaded, target_of
@@ -58,6 +62,7 @@ class Watched:
     counter: Counter
     segments: SegmentCounter
     sketchers: Mapping[str, Sketcher]
+    errors: Errors
     parts: tuple[WatchedPart, ...]
 
     @property
@@ -87,7 +92,15 @@ def watch(config: Config, place: str) -> tuple[list[Watched], tuple[Window, ...]
     watched, problems = [], []
     for i, model in enumerate(config.models):
         try:
-            watched.append(_watched(model, load(model.reference), config, grains))
+            one = _watched(model, load(model.reference), config, grains)
+            watched.append(one)
+            whole = one.parts[0]
+            layout = whole.reference.layout
+            empty = Counted(layout, np.zeros(layout.size, dtype=np.int64))
+            measured = whole.evaluator.measure(empty)
+            problems += series_problems(
+                config.detectors, model.name, measured, errors=one.errors.known
+            )
         except ProfileError as error:
             problems.append(Problem(f"models[{i}].reference", str(model.reference), str(error)))
     memory = sum(b.memory for b in budgets(config, watched, windows))
@@ -157,6 +170,7 @@ def _watched(
         counter,
         SegmentCounter(profile),
         {name: s for name, s in sketchers.items() if name in config.methods.blocks},
+        Errors(profile.schema, profile.cells),
         tuple(_part(model, profile, part, config, digest) for part in parts),
     )
 

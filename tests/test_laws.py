@@ -102,7 +102,7 @@ def run(
     setup: tuple[list[Watched], Any, Any], batches: Iterator[tuple[str, list[tuple[bytes, int]]]]
 ) -> Pipeline:
     models, windows, config = setup
-    pipeline = Pipeline(models, windows, config.time)
+    pipeline = Pipeline(models, windows, config)
     decoder = NativeDecoder(config.mapping, [m.target for m in models], 2**20)
     for name, chosen in batches:
         partition = pipeline.partitions.setdefault(name, Partition(name))
@@ -155,7 +155,7 @@ def test_a_restart_at_any_record_gives_the_same_integers(watched: Any, cuts: lis
     chunks: dict[ChunkKey, bytes] = {}
     edges = [0, *sorted(cuts), len(HOSTILE)]
     for start, end in pairwise(edges):
-        pipeline = Pipeline(models, windows, config.time)
+        pipeline = Pipeline(models, windows, config)
         if stored is not None:
             stored.chunks = dict(chunks)
             partition = Partition.restored("p", stored, shapes)

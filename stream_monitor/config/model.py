@@ -14,6 +14,7 @@ from stream_monitor.config.units import (
     parse_duration,
     parse_size,
 )
+from stream_monitor.detectors.config import DetectorConfig
 
 Duration = Annotated[
     int,
@@ -97,6 +98,9 @@ class ReferenceConfig(Section):
         gt=0,
         description="rows, chosen by hash, that calibrators and regressors learn from; with "
         "`compat: nannyml` all rows",
+    )
+    importances: dict[str, float] = Field(
+        default_factory=dict, description="of features, for `rank --by importance`"
     )
     positive_class: str | None = Field(
         default=None,
@@ -305,6 +309,7 @@ class Config(Section):
     windows: list[WindowConfig] = Field(min_length=1)
     time: TimeConfig = TimeConfig()
     methods: MethodsConfig = MethodsConfig()
+    detectors: list[DetectorConfig] = Field(default_factory=list)
     alerts: AlertsConfig = AlertsConfig()
     store: StoreConfig = StoreConfig()
     http: HttpConfig = HttpConfig()

@@ -51,6 +51,7 @@ class Evaluator:
         self.drift: dict[tuple[str, str], BoundDrift] = {}
         self.shares: dict[tuple[str, str], tuple[ShareMethod, BoolArray]] = {}
         self._derived: dict[str, RowMethod] = {}
+        self._rows = reference.rows
         bound: list[Block | Sketcher] = [*blocks.values(), *sketchers.values()]
         self._measures = [method.bind(reference) for method in bound]
         optional = {m for m, s in registry.share.items() if s.definition.family == QUALITY}
@@ -71,16 +72,15 @@ class Evaluator:
                 if mask is not None:
                     self.shares[name, metric] = (share, mask)
 
+        self._moments = {name: _moments(cells[name]) for name in self._derived}
+
     def measure(self, window: Counted) -> list[Measured]:
         """Every value of a window."""
         rows = window.rows
         found = [Measured(ROWS_COUNT, ROWS_COUNT.metric, "", "", float(rows), rows)]
         found += self._univariate(window)
         found += self._shares(window)
-        for name, method in self._derived.items():
-            total = float(joined(window.block(name))[0])
-            mean = total / rows if rows else math.nan
-            found.append(Measured(method.definition, name, "", name, mean, rows))
+        found += self._means(window)
         for measure in self._measures:
             found += measure.measure(window)
         return found
@@ -94,10 +94,48 @@ class Evaluator:
             definition = self._registry.drift[metric].definition
             yield Measured(definition, metric, name, name, distance, valid)
 
+    def _means(self, window: Counted) -> Iterator[Measured]:
+        rows = window.rows
+        for name, method in self._derived.items():
+            mean = float(joined(window.block(name))[0]) / rows if rows else math.nan
+            expected, variance = self._moments[name]
+            yield Measured(
+                method.definition,
+                name,
+                "",
+                name,
+                mean,
+                rows,
+                expected=expected,
+                spread=self._spread(variance, rows),
+            )
+
+    def _spread(self, variance: float, rows: int) -> float:
+        """Of a mean in so many rows, the reference's noise included."""
+        return math.sqrt(variance * (1 / rows + 1 / self._rows)) if rows else math.nan
+
     def _shares(self, window: Counted) -> Iterator[Measured]:
         rows = window.rows
         for (name, metric), (share, mask) in self.shares.items():
             count = int(window.column(name)[mask].sum())
             feature = "" if name in self._derived else name
             ratio = count / rows if rows else math.nan
-            yield Measured(share.definition, metric, feature, name, ratio, rows)
+            a, b = share.expected(self._cells[name])
+            expected = a / (a + b)
+            yield Measured(
+                share.definition,
+                metric,
+                feature,
+                name,
+                ratio,
+                rows,
+                expected=expected,
+                spread=self._spread(expected * (1 - expected), rows),
+            )
+
+
+def _moments(cells: Cells) -> tuple[float, float]:
+    """Mean and variance of a derived column's cells."""
+    total = int(cells.values.sum())
+    mean = float(cells.values @ cells.points) / total
+    return mean, float(cells.values @ (cells.points - mean) ** 2) / total

@@ -237,6 +237,7 @@ class _Builder:
             learned,
             sizes,
             self._config.compat is not None,
+            self._config.reference.importances,
             segments,
             coarse={
                 c.column.name: coarse_edges(c, self._registry)

@@ -47,11 +47,13 @@ def decided(
 
 
 def check_names(names: Collection[str], config: Config) -> None:
-    for name in config.reference.columns:
-        if name not in names:
-            raise ProfileError(
-                f"reference.columns.{name}: the data has no such column; it has {', '.join(names)}"
-            )
+    for section in ("columns", "importances"):
+        for name in getattr(config.reference, section):
+            if name not in names:
+                raise ProfileError(
+                    f"reference.{section}.{name}: the data has no such column; it has "
+                    f"{', '.join(names)}"
+                )
 
 
 def _edges(summary: Summary, registry: Registry) -> FloatArray:

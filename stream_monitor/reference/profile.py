@@ -56,6 +56,7 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
     rows: int
     chunk_rows: int
     compat: bool
+    importances: dict[str, float]
     columns: list[_ColumnHeader]
     blocks: dict[str, int]
     segments: list[SegmentSet]
@@ -101,6 +102,8 @@ class Profile:
         How many slots each block of the layout has.
     compat
         Whether it was built for NannyML's numbers.
+    importances
+        Of features, where they are configured.
     segments
         The parts of the traffic that are watched by themselves.
     segment_chunks : int64[segments, chunks, coarse layout.size]
@@ -121,6 +124,7 @@ class Profile:
     learned: Mapping[str, Arrays]
     blocks: Mapping[str, int]
     compat: bool = False
+    importances: Mapping[str, float] = field(default_factory=dict)
     segments: tuple[SegmentSet, ...] = ()
     segment_chunks: IntArray = field(default_factory=lambda: np.zeros((0, 0, 0), dtype=np.int64))
     coarse: Mapping[str, FloatArray] = field(default_factory=dict)
@@ -205,7 +209,8 @@ def _header(profile: Profile) -> _Header:
         columns.append(header)
     return _Header(
         FORMAT_VERSION, "", profile.created, profile.model, profile.version,
-        profile.rows, profile.chunk_rows, profile.compat, columns, dict(profile.blocks),
+        profile.rows, profile.chunk_rows, profile.compat,
+        dict(profile.importances), columns, dict(profile.blocks),
         list(profile.segments),
     )  # fmt: skip
 
@@ -312,6 +317,7 @@ def _assemble(header: _Header, arrays: Arrays) -> Profile:
     return Profile(
         header.model, header.version, header.created, schema, cells, header.rows,
         header.chunk_rows, arrays["chunks"], learned, header.blocks, header.compat,
+        header.importances,
         tuple(header.segments), arrays.get("segments", np.zeros((0, 0, 0), dtype=np.int64)), coarse,
         header.fingerprint,
     )  # fmt: skip
