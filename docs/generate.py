@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 from stream_monitor.config import model
 from stream_monitor.config.units import format_duration, format_size
 from stream_monitor.decode.base import REASONS
+from stream_monitor.detectors.config import DetectorConfig
 from stream_monitor.expose.catalogue import CATALOGUE
 
 HERE = Path(__file__).parent
@@ -133,7 +134,7 @@ def configuration() -> str:
         ("time", model.TimeConfig),
         ("methods", model.MethodsConfig),
         ("segments[]", model.SegmentConfig),
-        ("detectors[]", model.DetectorConfig),
+        ("detectors[]", DetectorConfig),
         ("alerts", model.AlertsConfig),
         ("alerts.overrides[]", model.ThresholdOverride),
         ("reference", model.ReferenceConfig),
