@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +11,37 @@ from numpy.typing import NDArray
 from stream_monitor.schema import CodeArray, FloatArray, IntArray, Schema
 
 IdArray = NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """Categories that the reference does not have, by name.
+
+    Attributes
+    ----------
+    column, event : int64[u]
+        Row of ``codes`` and event of each value with the code ``C``, in no particular order.
+    name : object[u]
+        What stands there.
+    """
+
+    column: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    event: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    name: NDArray[np.object_] = field(default_factory=lambda: np.empty(0, dtype=np.object_))
+
+    def __len__(self) -> int:
+        return len(self.event)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Unseen], starts: Sequence[int]) -> Unseen:
+        """Those of batches that follow each other; ``starts`` is each one's first event."""
+        if not any(map(len, parts)):
+            return cls()
+        return cls(
+            np.concatenate([p.column for p in parts]),
+            np.concatenate([p.event + s for p, s in zip(parts, starts, strict=True)]),
+            np.concatenate([p.name for p in parts]),
+        )
 
 
 @dataclass(slots=True)
@@ -34,6 +66,8 @@ class ColumnBatch:
         Index of the input record each event came from.
     ids : uint64[n]
         Hash of the event's id, 0 without one; empty where ids were not asked for.
+    unseen
+        The names of unseen categories.
     """
 
     event_time: IntArray
@@ -43,20 +77,22 @@ class ColumnBatch:
     wrong_number: tuple[IntArray, IntArray]
     record: IntArray
     ids: IdArray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
+    unseen: Unseen = field(default_factory=Unseen)
 
     def __len__(self) -> int:
         return len(self.event_time)
 
     def take(self, rows: IntArray) -> ColumnBatch:
         """The batch of the given rows, in the given order."""
-        column, event = self.wrong_number
-        if len(event):
-            position = np.full(len(self), -1, dtype=np.int64)
-            position[rows] = np.arange(len(rows))
-            kept = position[event] >= 0
-            wrong = (column[kept], position[event[kept]])
-        else:
-            wrong = (column, event)
+        position = np.full(len(self), -1, dtype=np.int64)
+        position[rows] = np.arange(len(rows))
+        wrong, unseen = self.wrong_number, self.unseen
+        if len(wrong[1]):
+            kept = position[wrong[1]] >= 0
+            wrong = (wrong[0][kept], position[wrong[1][kept]])
+        if len(unseen):
+            kept = position[unseen.event] >= 0
+            unseen = Unseen(unseen.column[kept], position[unseen.event[kept]], unseen.name[kept])
         return ColumnBatch(
             self.event_time[rows],
             self.arrival[rows],
@@ -65,6 +101,7 @@ class ColumnBatch:
             wrong,
             self.record[rows],
             self.ids[rows] if len(self.ids) else self.ids,
+            unseen,
         )
 
 
@@ -110,4 +147,5 @@ def concatenate(schema: Schema, parts: list[ColumnBatch]) -> ColumnBatch:
         (np.concatenate(columns), np.concatenate(events)),
         np.concatenate([p.record for p in parts]),
         np.concatenate([p.ids for p in parts]),
+        Unseen.joined([p.unseen for p in parts], starts[:-1].tolist()),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import orjson
@@ -169,7 +170,7 @@ def _watched(
         target_of(model.name, model.version, profile.schema, profile.cells),
         counter,
         SegmentCounter(profile),
-        {name: s for name, s in sketchers.items() if name in config.methods.blocks},
+        {name: s for name, s in sketchers.items() if name in config.blocks},
         Errors(profile.schema, profile.cells),
         tuple(_part(model, profile, part, config, digest) for part in parts),
     )
@@ -178,8 +179,9 @@ def _watched(
 def _part(
     model: ModelConfig, profile: Profile, part: Part, config: Config, digest: str
 ) -> WatchedPart:
-    _, blocks, sketchers = loaded(REGISTRY, profile.schema, part.cells, profile.learned)
-    chosen = config.methods.blocks
+    learned = {name: {**arrays, **_worth(config)} for name, arrays in profile.learned.items()}
+    _, blocks, sketchers = loaded(REGISTRY, profile.schema, part.cells, learned)
+    chosen = config.blocks
     evaluator = Evaluator(
         part.cells,
         part.reference,
@@ -209,3 +211,14 @@ def _part(
             compat=config.compat is not None,
         ),
     )
+
+
+def _worth(config: Config) -> dict[str, np.ndarray[Any, Any]]:
+    """What the configuration, not the reference, tells the methods, as arrays of theirs."""
+    if config.methods.business_value is None:
+        return {}
+    per_prediction = config.methods.business_value_per_prediction
+    return {
+        "business_value": np.array(config.methods.business_value, dtype=np.float64),
+        "business_value_per_prediction": np.array([per_prediction], dtype=np.uint8),
+    }

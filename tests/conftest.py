@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.kafka_broker import kafka_broker
+from tests.nannyml_data import SHARED_DATA, data_folder
 
 __all__ = ["kafka_broker"]
-
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +21,9 @@ def shared_data() -> Path:
             pytest.fail(f"CI needs the real data sets in {SHARED_DATA}")
         pytest.skip(f"the real data sets are not on this machine ({SHARED_DATA})")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def nannyml_data() -> Path:
+    """The folder of NannyML's sample data sets; the package registry has them where nobody else."""
+    return data_folder()

@@ -89,6 +89,7 @@ def rows(batch: ColumnBatch) -> list[Any]:
         sorted(zip(*(w.tolist() for w in batch.wrong_number), strict=True)),
         batch.record.tolist(),
         batch.ids.tolist(),
+        sorted(zip(batch.unseen.column, batch.unseen.event, batch.unseen.name, strict=True)),
     ]
 
 
@@ -102,6 +103,7 @@ def test_an_event_becomes_its_columns() -> None:
         [],
         [0],
         [xxhash.xxh3_64_intdigest(event()["id"].encode())],
+        [],
     ]
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import gaussian_kde
 
+from stream_monitor.methods import moments
 from stream_monitor.methods.base import Measured, Study
 from stream_monitor.methods.quantiles import density, quantiles
 from stream_monitor.methods.statistics import Statistics
@@ -255,7 +256,7 @@ def test_extremes_count_at_their_limit(counting: Counting) -> None:
     columns = heavy(100, 10)
     columns["few"][:3] = 1e308, -1e308, 1e308
     found = counting.values(columns)
-    limit = counting.arrays["scale"][3] * 128
+    limit = counting.arrays["scale"][3] * moments.LIMIT
     center = counting.arrays["center"][3]
     clipped = np.clip(columns["few"], center - limit, center + limit)
     assert found["extreme", "few"].value == 3

@@ -17,7 +17,7 @@ from scipy import stats
 
 from stream_monitor.alerts.limits import NO_LIMIT, Limit, Stateless
 from stream_monitor.methods.base import Chunks, Definition, Measured
-from stream_monitor.methods.evaluate import Evaluator
+from stream_monitor.methods.evaluate import Evaluator, singly
 from stream_monitor.panes.layout import Counted
 from stream_monitor.reference.profile import Part
 
@@ -78,13 +78,16 @@ class ChunkLimits(Stateless):
                 upper if upper < high else math.nan,
                 between=self._compat,
             )
-        return Limit(max(lower, low) if rule is Chunks.BOTH else math.nan, min(upper, high))
+        upper = upper if rule is Chunks.UPPER else min(upper, high)
+        return Limit(max(lower, low) if rule is Chunks.BOTH else math.nan, upper)
 
     def _chi2(self, m: Measured, window: Counted) -> Limit:
         """No threshold of its own; the critical value at 0.05 plays it."""
         cells = self._cells[m.column]
-        counts = window.column(m.column)[: cells.size]
-        freedom = int(np.count_nonzero(cells.values + counts)) - 1
+        reference, counts = cells.values, window.column(m.column)[: cells.size]
+        if self._compat:
+            reference, counts = singly(cells, window)
+        freedom = int(np.count_nonzero(reference + counts)) - 1
         if freedom < 1:
             return NO_LIMIT
         return Limit(

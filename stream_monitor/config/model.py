@@ -223,9 +223,18 @@ class MethodsConfig(Section):
     quality: list[str] = ["missing_values", "wrong_type", "unseen_values", "numerical_range"]
     outliers: bool = True
     blocks: list[str] = Field(
-        default=["statistics", "reconstruction_error", "realized_losses"],
+        default=["statistics", "reconstruction_error", "cbpe", "realized_performance",
+                 "realized_losses", "unseen_names"],
         description="methods of the model as a whole that `reference build` prepares, each where "
         "the reference has what it needs; `dle` and `domain_classifier` need LightGBM",
+    )  # fmt: skip
+    business_value: list[list[float]] | None = Field(
+        default=None,
+        description="what a prediction is worth: a row a true class, in it a number a predicted "
+        "one, classes by name (binary: negative, positive)",
+    )
+    business_value_per_prediction: bool = Field(
+        default=False, description="NannyML's normalisation: over shares of each predicted class"
     )  # fmt: skip
 
 
@@ -315,3 +324,9 @@ class Config(Section):
     http: HttpConfig = HttpConfig()
     limits: LimitsConfig = LimitsConfig()
     log: LogConfig = LogConfig()
+
+    @property
+    def blocks(self) -> list[str]:
+        """The methods of the model as a whole: those chosen, and what NannyML's numbers need."""
+        needed = ["unseen_names"] if self.compat else []
+        return list(dict.fromkeys([*self.methods.blocks, *needed]))

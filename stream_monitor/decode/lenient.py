@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from stream_monitor.batch import ColumnBatch, Reject
+from stream_monitor.batch import ColumnBatch, Reject, Unseen
 from stream_monitor.config.model import MappingConfig
 from stream_monitor.decode import timestamps
 from stream_monitor.decode.base import Target, choose
@@ -98,10 +98,13 @@ class LenientDecoder:
             else:
                 numbers.append(math.nan)
                 wrong.append(k)
-        codes = []
-        for column in target.schema.categorical:
+        codes, unseen = [], []
+        for m, column in enumerate(target.schema.categorical):
             value = look_up(event, self._paths.column(column))
-            codes.append(code_of(value, column.kind, target.categories[column.name]))
+            known = target.categories[column.name]
+            codes.append(code_of(value, column.kind, known))
+            if codes[-1] == len(known):
+                unseen.append((m, 0, category_of(value) or ""))
         return ColumnBatch(
             np.array([time]),
             np.array([arrival]),
@@ -110,6 +113,7 @@ class LenientDecoder:
             (np.array(wrong, dtype=np.int64), np.zeros(len(wrong), dtype=np.int64)),
             np.array([record]),
             id_hashes([look_up(event, self._paths.id)], 1),
+            unseen_of(unseen),
         )
 
 
@@ -122,6 +126,14 @@ def code_of(value: object, kind: Kind, known: Any) -> int:
         return unseen + 2
     name = category_of(value)
     return unseen + 2 if name is None else int(known.get(name, unseen))
+
+
+def unseen_of(found: list[tuple[int, int, str]]) -> Unseen:
+    """From (row of codes, event, name) of each unseen category."""
+    if not found:
+        return Unseen()
+    columns, events, names = zip(*found, strict=True)
+    return Unseen(np.array(columns), np.array(events), np.array(names, dtype=np.object_))
 
 
 def _text(value: object) -> str | None:

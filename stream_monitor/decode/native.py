@@ -19,9 +19,9 @@ from stream_monitor.config.model import MappingConfig
 from stream_monitor.decode import timestamps
 from stream_monitor.decode.base import Target, choose
 from stream_monitor.decode.ids import id_hashes
-from stream_monitor.decode.lenient import LenientDecoder, code_of
+from stream_monitor.decode.lenient import LenientDecoder, code_of, unseen_of
 from stream_monitor.decode.paths import Path, Paths
-from stream_monitor.schema import BoolArray, FloatArray, IntArray, Kind
+from stream_monitor.schema import BoolArray, FloatArray, IntArray, Kind, category_of
 from stream_monitor.sources.base import Records
 
 _Scalar = str | int | float | bool | None
@@ -164,11 +164,18 @@ class _TypedDecoder:
         else:
             arrival = time if stamps is None else stamps[record]
         codes = np.empty((len(self._known), n), dtype=np.int32)
+        unseen: list[tuple[int, int, str]] = []
         for m, (getter, known_codes) in enumerate(zip(self._codes, self._known, strict=True)):
             codes[m] = [*map(known_codes.__getitem__, map(getter, events))]
+            unseen += (
+                (m, event, category_of(getter(events[event])) or "")
+                for event in np.flatnonzero(codes[m] == known_codes.unseen).tolist()
+            )
         ids = id_hashes(map(self._id, events) if self._id else repeat(None, n), n)
         numbers = self._columns(events)
-        batch = ColumnBatch(time, arrival, numbers, codes, empty_wrong(), record, ids)
+        batch = ColumnBatch(
+            time, arrival, numbers, codes, empty_wrong(), record, ids, unseen_of(unseen)
+        )
         if usable.all():
             return batch, np.empty(0, dtype=np.int64)
         return batch.take(np.flatnonzero(usable)), record[~usable]
@@ -188,7 +195,8 @@ class _Codes(dict[object, int]):
     def __init__(self, kind: Kind, known: Mapping[str, int]) -> None:
         super().__init__()
         self.update(known)
-        self[None] = len(known) + 1
+        self.unseen = len(known)
+        self[None] = self.unseen + 1
         self._kind, self._known = kind, known
 
     def __missing__(self, value: object) -> int:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from stream_monitor.batch import ColumnBatch, Decoded, IdArray, Reject
+from stream_monitor.batch import ColumnBatch, Decoded, IdArray, Reject, Unseen
 from stream_monitor.config.model import MappingConfig
 from stream_monitor.decode import tabular
 from stream_monitor.decode.base import Target, choose
@@ -156,6 +157,7 @@ class TableDecoder:
         values = np.full((len(schema.continuous), n), np.nan)
         codes = np.empty((len(schema.categorical), n), dtype=np.int32)
         wrong_column, wrong_event = [], []
+        unseen = []
         for k, column in enumerate(schema.continuous):
             if column.name in columns:
                 raw = chunk.columns[columns[column.name][0]]
@@ -168,7 +170,9 @@ class TableDecoder:
             known = target.categories[column.name]
             if column.name in columns:
                 raw = chunk.columns[columns[column.name][0]]
-                codes[m] = known_codes(raw, column, known, text=chunk.text)
+                codes[m], names = known_codes(raw, column, known, text=chunk.text)
+                events = np.flatnonzero(codes[m] == len(known))
+                unseen.append(Unseen(np.full(len(events), m), events, names[events]))
             else:
                 codes[m] = len(known) + 1
         empty = np.empty(0, dtype=np.int64)
@@ -176,11 +180,17 @@ class TableDecoder:
             placed.time, placed.arrival, values, codes,
             (np.concatenate([empty, *wrong_column]), np.concatenate([empty, *wrong_event])),
             np.arange(n), ids_of(chunk, self._mapping.id),
+            Unseen.joined(unseen, [0] * len(unseen)),
         )  # fmt: skip
 
 
-def known_codes(raw: Any, column: Column, known: Mapping[str, int], *, text: bool) -> CodeArray:
-    """Codes by the reference's categories, as :class:`ColumnBatch` has them: int32[n]."""
+def known_codes(
+    raw: Any, column: Column, known: Mapping[str, int], *, text: bool
+) -> tuple[CodeArray, NDArray[np.object_]]:
+    """Codes by the reference's categories, as :class:`ColumnBatch` has them, and names.
+
+    int32[n] and object[n]; the name is None where there is no value.
+    """
     if column.kind is Kind.BOOLEAN:
         local, names, wrong = tabular.booleans(raw, text=text)
     else:
@@ -189,7 +199,7 @@ def known_codes(raw: Any, column: Column, known: Mapping[str, int], *, text: boo
     table = np.array([known.get(n, unseen) for n in names] + [unseen + 1], dtype=np.int32)
     codes = table[local]
     codes[wrong] = unseen + 2
-    return codes
+    return codes, np.array([*names, None], dtype=np.object_)[local]
 
 
 def ids_of(chunk: Chunk, name: str) -> IdArray:

@@ -84,7 +84,8 @@ class _ModelLabels:
         if self._column.continuous:
             values, _ = tabular.numbers(raw, text=chunk.text)
         else:
-            values = known_codes(raw, self._column, self._known, text=chunk.text).astype(np.float64)
+            codes, _ = known_codes(raw, self._column, self._known, text=chunk.text)
+            values = codes.astype(np.float64)
         self._parts.append((ids[own], values[own]))
 
     def finish(self) -> None:

@@ -8,11 +8,13 @@ from stream_monitor.methods import (  # noqa: F401 - imported for their registra
     jensen_shannon,
     kolmogorov_smirnov,
     l_infinity,
+    performance,
     psi,
     quality,
     reconstruction,
     regression,
     statistics,
+    unseen_names,
     wasserstein,
 )
 from stream_monitor.methods.base import REGISTRY

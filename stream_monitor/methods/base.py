@@ -38,7 +38,8 @@ class Chunks(Enum):
     deviations, NaN left out.
     """
 
-    UPPER = "upper bound only, at most the metric's greatest value; alert above it"
+    UPPER = "upper bound only; alert above it"
+    WITHIN = "upper bound only, at most the metric's greatest value; alert above it"
     BOTH = "both bounds, within the metric's range; alert outside of them"
     BETWEEN = "both bounds, none where it would leave the metric's range; alert unless between"
     ZERO = "constant upper bound 0"
@@ -145,6 +146,9 @@ class DriftMethod(Protocol):
     chi-squared sum), 1 where the statistic itself has (chi-squared, PSI). Calibration extrapolates
     on that scale.
 
+    ``singly`` methods take every unseen category by itself under `compat: nannyml`, where all
+    others count unseen ones as one; they work on any number of cells.
+
     ``fine`` methods work on any cells, the finer the better; segments give them fewer. The others
     find exactly their own bins among the cells.
     """
@@ -159,10 +163,16 @@ class DriftMethod(Protocol):
     def tail_power(self) -> int: ...
 
     @property
+    def singly(self) -> bool: ...
+
+    @property
     def fine(self) -> bool: ...
 
-    def edges(self, summary: Summary) -> FloatArray:
-        """The cuts this method needs among a continuous column's edges; may be empty."""
+    def edges(self, summary: Summary, *, compat: bool = False) -> FloatArray:
+        """The cuts this method needs among a continuous column's edges; may be empty.
+
+        ``compat`` asks for as many as NannyML's own numbers take to be met.
+        """
 
     def bind(self, cells: Cells) -> BoundDrift:
         """The method for one column."""

@@ -15,6 +15,9 @@ from stream_monitor.schema import FloatArray, IntArray
 # The fine grid, chosen by measuring Kolmogorov–Smirnov and Wasserstein against SciPy on raw data.
 _QUANTILES = 320
 _EQUAL = 48
+# Finer, so that also drifted windows of unusual data come within 1e-3 of exact values.
+_COMPAT_QUANTILES = 2_000
+_COMPAT_EQUAL = 500
 
 Counts = IntArray | FloatArray
 Formula = Callable[[Counts, Counts], FloatArray]
@@ -145,11 +148,12 @@ def quantile_edges(summary: Summary, parts: int) -> FloatArray:
     return np.union1d(values, above(repeated))
 
 
-def fine_edges(summary: Summary) -> FloatArray:
+def fine_edges(summary: Summary, *, compat: bool = False) -> FloatArray:
     """The fine grid on which Kolmogorov–Smirnov and Wasserstein are computed.
 
-    - Each distinct value on its own where the summary lists them, else 320 quantiles;
-    - 48 cells of equal width over the range, for long tails and for gaps between values;
+    - Each distinct value on its own where the summary lists them, else 320 quantiles (2,000 with
+      ``compat``);
+    - 48 cells (500) of equal width over the range, for long tails and for gaps between values;
     - on each side beyond the range 18 edges at a constant ratio, from 1/16 of the interquartile
       range to 16 times the range, then two a decade up to 1.6 million times it, for what a changed
       sign or unit, or a sentinel such as -9999, brings. Of a constant, "range" is its absolute
@@ -166,11 +170,11 @@ def fine_edges(summary: Summary) -> FloatArray:
     if len(summary.distinct):
         body = np.concatenate([summary.distinct, above(summary.distinct)])
     else:
-        body = quantile_edges(summary, _QUANTILES)
+        body = quantile_edges(summary, _COMPAT_QUANTILES if compat else _QUANTILES)
     with np.errstate(over="ignore"):
         steps = _steps(summary)
         tails = np.concatenate([low - steps, high + steps])
-    even = _even(low, high, _EQUAL)
+    even = _even(low, high, _COMPAT_EQUAL if compat else _EQUAL)
     ends = [[low], above(np.array([high]))]
     edges: FloatArray = np.unique(np.concatenate([body, even, tails, *ends]))
     return edges[np.isfinite(edges)]

@@ -17,9 +17,10 @@ class ChiSquared:
     """Pearson's statistic of homogeneity of the counts of reference and window, at least 0.
 
     Equal to ``scipy.stats.chi2_contingency`` of the table whose rows are reference and window and
-    whose columns are the categories that either has, all unseen ones as one; with two categories
-    left it has Yates' correction, with one left it is 0. It grows with the number of rows: compare
-    windows of equal size only. NaN where either side is empty.
+    whose columns are the categories that either has, all unseen ones as one (each by itself with
+    `compat: nannyml`, as NannyML has them); with two categories left it has Yates' correction, with
+    one left it is 0. It grows with the number of rows: compare windows of equal size only. NaN
+    where either side is empty.
     """
 
     definition = Definition(
@@ -33,8 +34,9 @@ class ChiSquared:
     kinds = frozenset({Kind.CATEGORICAL, Kind.BOOLEAN})
     tail_power = 1
     fine = False
+    singly = True
 
-    def edges(self, summary: Summary) -> FloatArray:  # noqa: ARG002 - continuous columns only
+    def edges(self, summary: Summary, *, compat: bool = False) -> FloatArray:  # noqa: ARG002
         return np.empty(0)
 
     def bind(self, cells: Cells) -> BoundDrift:  # noqa: ARG002 - every cell is a bin

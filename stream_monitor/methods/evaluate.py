@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+import numpy as np
+
 from stream_monitor.cells import Cells
+from stream_monitor.methods import unseen_names
 from stream_monitor.methods.base import (
     Block,
     BoundDrift,
@@ -19,7 +22,7 @@ from stream_monitor.methods.base import (
 )
 from stream_monitor.panes.exact import joined
 from stream_monitor.panes.layout import Counted
-from stream_monitor.schema import BoolArray, Role
+from stream_monitor.schema import BoolArray, IntArray, Role
 from stream_monitor.values import QUALITY, STATISTICS
 
 ROWS_COUNT = Definition(
@@ -47,6 +50,7 @@ class Evaluator:
         compat: bool,
     ) -> None:
         self._cells = cells
+        self._compat = compat
         self._registry = registry
         self.drift: dict[tuple[str, str], BoundDrift] = {}
         self.shares: dict[tuple[str, str], tuple[ShareMethod, BoolArray]] = {}
@@ -87,11 +91,14 @@ class Evaluator:
 
     def _univariate(self, window: Counted) -> Iterator[Measured]:
         for (name, metric), bound in self.drift.items():
-            cells = self._cells[name]
+            method, cells = self._registry.drift[metric], self._cells[name]
             values = window.column(name)[: cells.size]
             valid = int(values.sum())
-            distance = float(bound.distance(cells.values, values)) if valid else math.nan
-            definition = self._registry.drift[metric].definition
+            reference = cells.values
+            if method.singly and self._compat:
+                reference, values = singly(cells, window)
+            distance = float(bound.distance(reference, values)) if valid else math.nan
+            definition = method.definition
             yield Measured(definition, metric, name, name, distance, valid)
 
     def _means(self, window: Counted) -> Iterator[Measured]:
@@ -132,6 +139,21 @@ class Evaluator:
                 expected=expected,
                 spread=self._spread(expected * (1 - expected), rows),
             )
+
+
+def singly(cells: Cells, window: Counted) -> tuple[IntArray, IntArray]:
+    """Counts of a categorical column with each unseen category by itself: reference and window.
+
+    Those beyond what is kept by name are one more category.
+    """
+    counts = window.column(cells.column.name)[: cells.size]
+    names = window.sketches.get(unseen_names.NAME)
+    each = np.empty(0, dtype=np.int64)
+    if isinstance(names, unseen_names.Names):
+        each = names.counts(cells.column.name)
+    rest = counts[cells.unseen] - each.sum()
+    reference = np.append(cells.values, np.zeros(len(each), dtype=np.int64))
+    return reference, np.concatenate([counts[: cells.unseen], [rest], each])
 
 
 def _moments(cells: Cells) -> tuple[float, float]:

@@ -148,7 +148,7 @@ class HalfSpaceTrees:
         0.0,
         1.0,
         "Mean Half-Space-Trees score of the rows; higher is more unusual.",
-        Chunks.UPPER,
+        Chunks.WITHIN,
     )
 
     def learner(self, schema: Schema, cells: Mapping[str, Cells]) -> _Learner | None:
@@ -194,7 +194,7 @@ class OutlierShare:
         0.0,
         1.0,
         "Share of rows that score like the reference's highest hundredth.",
-        Chunks.UPPER,
+        Chunks.WITHIN,
     )
     two_sided = False
 

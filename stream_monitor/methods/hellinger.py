@@ -28,8 +28,9 @@ class Hellinger:
     kinds = frozenset(Kind)
     tail_power = 2
     fine = False
+    singly = False
 
-    def edges(self, summary: Summary) -> FloatArray:
+    def edges(self, summary: Summary, *, compat: bool = False) -> FloatArray:  # noqa: ARG002
         return doane_edges(summary)
 
     def bind(self, cells: Cells) -> BoundDrift:

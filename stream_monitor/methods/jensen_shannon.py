@@ -33,8 +33,9 @@ class JensenShannon:
     kinds = frozenset(Kind)
     tail_power = 2
     fine = False
+    singly = False
 
-    def edges(self, summary: Summary) -> FloatArray:
+    def edges(self, summary: Summary, *, compat: bool = False) -> FloatArray:  # noqa: ARG002
         return doane_edges(summary)
 
     def bind(self, cells: Cells) -> BoundDrift:

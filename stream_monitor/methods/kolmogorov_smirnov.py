@@ -27,14 +27,15 @@ class KolmogorovSmirnov:
         0.0,
         1.0,
         "Greatest difference of the distribution functions.",
-        Chunks.UPPER,
+        Chunks.WITHIN,
     )
     kinds = frozenset({Kind.CONTINUOUS})
     tail_power = 2
     fine = True
+    singly = False
 
-    def edges(self, summary: Summary) -> FloatArray:
-        return fine_edges(summary)
+    def edges(self, summary: Summary, *, compat: bool = False) -> FloatArray:
+        return fine_edges(summary, compat=compat)
 
     def bind(self, cells: Cells) -> BoundDrift:  # noqa: ARG002 - every edge is used
         return Pooled(None, _distance)

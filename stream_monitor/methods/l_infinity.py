@@ -14,8 +14,9 @@ from stream_monitor.values import DRIFT
 class LInfinity:
     """max |p − q| over the categories' shares of reference and window, in [0, 1].
 
-    All unseen categories count as one, where NannyML takes each by itself: the two differ only if
-    several unseen categories together outweigh every other change. NaN where either side is empty.
+    All unseen categories count as one, where NannyML takes each by itself, as `compat: nannyml`
+    does here: the two differ only if several unseen categories together outweigh every other
+    change. NaN where either side is empty.
     """
 
     definition = Definition(
@@ -29,8 +30,9 @@ class LInfinity:
     kinds = frozenset({Kind.CATEGORICAL, Kind.BOOLEAN})
     tail_power = 2
     fine = False
+    singly = True
 
-    def edges(self, summary: Summary) -> FloatArray:  # noqa: ARG002 - continuous columns only
+    def edges(self, summary: Summary, *, compat: bool = False) -> FloatArray:  # noqa: ARG002
         return np.empty(0)
 
     def bind(self, cells: Cells) -> BoundDrift:  # noqa: ARG002 - every cell is a bin

@@ -1,10 +1,11 @@
 """Mean and variance from sums of integers: exact, free of order, subtractable.
 
-A number u in [-2⁷, 2⁷] is written as a 2⁻¹⁰ + b 2⁻²⁷ + c 2⁻⁴⁴ with whole a, b, c, each the rounded
-rest of what stands before it. Summed are a, b, c for the mean and a², ab, b² for the variance,
-which thus is that of the numbers rounded to multiples of 2⁻²⁷, without any error of its own: it is
-0 where all of them are equal. No addend is above 2³⁴, so that float64 adds half a million rows and
-int64 five hundred million of them, should every one lie at the limit.
+A number u in [-2¹⁹, 2¹⁹] is rounded to q 2⁻³², and q written as a 2³⁶ + b 2¹⁸ + c with whole a, b
+and c; d is the rest of u in units of 2⁻⁵⁰. Summed are a, b, c, d for the mean, and the parts of
+q² = a² 2⁷² + 2 ab 2⁵⁴ + (2 ac + b²) 2³⁶ + 2 bc 2¹⁸ + c² for the variance, which thus is that of the
+rounded numbers without any error of its own: it is 0 where all of them are equal. No addend is
+above 2³⁵, so that float64 adds a quarter of a million rows and int64 two hundred million of them,
+should every one lie at the limit.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import numpy as np
 from stream_monitor.cells import Summary
 from stream_monitor.schema import FloatArray, IntArray
 
-LIMIT = 2.0**7  # the greatest magnitude
-SLOTS = 6  # a number's: a, b, c, a², ab, b²
-_FIRST, _LIMB = 10, 17
+LIMIT = 2.0**19  # the greatest magnitude
+SLOTS = 9  # a number's: a, b, c, d, a², ab, 2 ac + b², bc, c²
+_UNIT, _REST, _LIMB = 32, 18, 18
 
 
 def usable(summary: Summary) -> bool:
@@ -41,25 +42,28 @@ def addends(values: FloatArray, out: FloatArray) -> None:
     out : float64[k, SLOTS, n]
         Filled with whole numbers.
     """
-    rest = values * 2.0**_FIRST
-    for slot in range(3):
-        if slot:
-            rest *= 2.0**_LIMB
-        np.rint(rest, out=out[:, slot])
-        rest -= out[:, slot]
-    a, b = out[:, 0], out[:, 1]
-    np.multiply(a, a, out=out[:, 3])
-    np.multiply(a, b, out=out[:, 4])
-    np.multiply(b, b, out=out[:, 5])
+    scaled = values * 2.0**_UNIT
+    whole = np.rint(scaled)
+    np.rint((scaled - whole) * 2.0**_REST, out=out[:, 3])
+    a, b, c = out[:, 0], out[:, 1], out[:, 2]
+    np.rint(whole * 2.0 ** (-2 * _LIMB), out=a)
+    whole -= a * 2.0 ** (2 * _LIMB)
+    np.rint(whole * 2.0**-_LIMB, out=b)
+    np.subtract(whole, b * 2.0**_LIMB, out=c)
+    np.multiply(a, a, out=out[:, 4])
+    np.multiply(a, b, out=out[:, 5])
+    np.multiply(2 * a, c, out=out[:, 6])
+    out[:, 6] += b * b
+    np.multiply(b, c, out=out[:, 7])
+    np.multiply(c, c, out=out[:, 8])
 
 
 def mean(slots: IntArray, n: int) -> float:
     """The mean of n numbers from their int64[SLOTS] sums, correctly rounded; NaN without any."""
     if not n:
         return nan
-    a, b, c = slots[:3].tolist()
-    total = (((a << _LIMB) + b) << _LIMB) + c
-    quotient: float = total / (n << (_FIRST + 2 * _LIMB))
+    rest = int(slots[3])
+    quotient: float = ((_total(slots) << _REST) + rest) / (n << (_UNIT + _REST))
     return quotient
 
 
@@ -67,8 +71,14 @@ def std(slots: IntArray, n: int) -> float:
     """The standard deviation with divisor n − 1; NaN below two numbers."""
     if n < 2:
         return nan
-    a, b, _, aa, ab, bb = slots.tolist()
-    total = (a << _LIMB) + b
-    squares = (aa << 2 * _LIMB) + (ab << (_LIMB + 1)) + bb
+    squares = 0
+    for part, factor in zip(slots[4:].tolist(), (1, 2, 1, 2, 1), strict=True):
+        squares = (squares << _LIMB) + factor * part
     # integers as long as it takes: the difference is exact and never below 0
-    return sqrt((n * squares - total**2) / (n * (n - 1))) / 2.0 ** (_FIRST + _LIMB)
+    return sqrt((n * squares - _total(slots) ** 2) / (n * (n - 1))) / 2.0**_UNIT
+
+
+def _total(slots: IntArray) -> int:
+    a, b, c = slots[:3].tolist()
+    total: int = (((a << _LIMB) + b) << _LIMB) + c
+    return total

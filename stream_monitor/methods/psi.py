@@ -40,8 +40,9 @@ class PopulationStabilityIndex:
     kinds = frozenset(Kind)
     tail_power = 1
     fine = False
+    singly = False
 
-    def edges(self, summary: Summary) -> FloatArray:
+    def edges(self, summary: Summary, *, compat: bool = False) -> FloatArray:  # noqa: ARG002
         return quantile_edges(summary, _BINS)
 
     def bind(self, cells: Cells) -> BoundDrift:

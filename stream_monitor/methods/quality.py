@@ -53,7 +53,7 @@ class WrongType:
         0.0,
         1.0,
         "Share of rows whose value is not of the column's kind.",
-        Chunks.UPPER,
+        Chunks.WITHIN,
     )
     two_sided = False
 

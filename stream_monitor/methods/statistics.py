@@ -92,7 +92,7 @@ class _Learner:
 
 
 def _scale(summary: Summary) -> float:
-    """The unit of the sums: 127 of it are beyond the reference's range and 127 deviations."""
+    """The unit of the sums: 2¹⁹ of it are beyond the reference's range and 2¹⁸ deviations."""
     reach = max(summary.maximum - summary.mean, summary.mean - summary.minimum)
     unit = max(summary.std, reach / (moments.LIMIT - 1))
     return moments.power_above(unit or abs(summary.mean) or 1.0)
@@ -274,10 +274,10 @@ class Statistics:
     level q, where f is the :func:`~stream_monitor.methods.quantiles.density` there. With ``compat``
     n counts rows without a number as well. The bands are three of them to each side.
 
-    A number more than ``scale`` · 128 from ``center`` (the reference mean but for rounding) is
+    A number more than ``scale`` · 2¹⁹ from ``center`` (the reference mean but for rounding) is
     taken to lie there and is counted as extreme; ``scale`` is a power of two such that this is at
-    least 127 standard deviations and beyond the reference's range. Sums are exact for numbers
-    rounded to ``scale`` · 2⁻⁴⁴ (mean and sum) and ``scale`` · 2⁻²⁷ (std): the same whatever the
+    least 2¹⁸ standard deviations and beyond the reference's range. Sums are exact for numbers
+    rounded to ``scale`` · 2⁻⁵⁰ (mean and sum) and ``scale`` · 2⁻³² (std): the same whatever the
     batches, their order and their grouping.
     """
 

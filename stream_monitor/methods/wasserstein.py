@@ -38,9 +38,10 @@ class Wasserstein:
     kinds = frozenset({Kind.CONTINUOUS})
     tail_power = 2
     fine = True
+    singly = False
 
-    def edges(self, summary: Summary) -> FloatArray:
-        return fine_edges(summary)
+    def edges(self, summary: Summary, *, compat: bool = False) -> FloatArray:
+        return fine_edges(summary, compat=compat)
 
     def bind(self, cells: Cells) -> BoundDrift:
         return _Bound(np.diff(cells.points))

@@ -165,7 +165,7 @@ class _Builder:
         blocks: dict[str, BlockLearner] = {}
         known: Mapping[str, BlockMethod | SketchMethod]
         known = {**self._registry.block, **self._registry.sketch}
-        for name in config.methods.blocks:
+        for name in config.blocks:
             if (block := known[name].learner(study)) is not None:
                 blocks[name] = block
         chooser = Chooser(config.segments, schema, cells)

@@ -32,7 +32,7 @@ def decided(
         none, counts = np.empty(0), np.empty(0, dtype=np.int64)
         if column.continuous:
             summary = study.numbers.summary()
-            edges = _edges(summary, registry)
+            edges = _edges(summary, registry, compat=config.compat is not None)
             cells[column.name] = Cells(column, edges, none, (), counts, summary)
         else:
             names = (
@@ -56,9 +56,13 @@ def check_names(names: Collection[str], config: Config) -> None:
                 )
 
 
-def _edges(summary: Summary, registry: Registry) -> FloatArray:
+def _edges(summary: Summary, registry: Registry, *, compat: bool) -> FloatArray:
     """The union of all cuts that the methods need."""
-    wanted = [m.edges(summary) for m in registry.drift.values() if Kind.CONTINUOUS in m.kinds]
+    wanted = [
+        m.edges(summary, compat=compat)
+        for m in registry.drift.values()
+        if Kind.CONTINUOUS in m.kinds
+    ]
     edges: FloatArray = np.unique(np.concatenate([np.empty(0), *wanted]))
     return edges[np.isfinite(edges)]
 
