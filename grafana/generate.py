@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from boards import feature, operations, overview
+from boards import feature, operations, overview, performance
 from boards.panels import RUNBOOK
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
@@ -23,7 +23,7 @@ _LINK = re.compile(r"(- alert: (\w+)\n(?:(?!\s+- alert).*\n)*?\s+runbook_url:).*
 
 def dashboards() -> Iterator[tuple[Path, str]]:
     """Each dashboard's file and text."""
-    for module in (overview, feature, operations):
+    for module in (overview, feature, performance, operations):
         board = module.build().build()
         numbers = count(1)
         for panel in board.panels or []:

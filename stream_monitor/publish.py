@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import msgspec
 
 from stream_monitor.detectors.config import DetectorConfig
 from stream_monitor.detectors.track import Track
-from stream_monitor.panes.layout import Counted
+from stream_monitor.panes.layout import Counted, Sketch
 from stream_monitor.panes.partition import Partition
 from stream_monitor.panes.windows import ROWS, TIME, Window
 from stream_monitor.schema import IntArray
@@ -20,18 +19,22 @@ from stream_monitor.store.base import PaneKey
 from stream_monitor.values import Value, WindowResult
 from stream_monitor.watch import Watched, WatchedPart
 
+_HISTORY = 60  # closed windows whose rows are remembered
+
 
 class Published(msgspec.Struct):
     """Which windows of one model and window name were published.
 
     ``origin`` is the number of the first window and ``base`` its index, ``next`` the first that is
-    not closed, ``revisions`` how often closed windows that may still change were published anew.
+    not closed, ``revisions`` how often closed windows that may still change were published anew,
+    ``rows`` the rows of the last 60 closed windows of time by number.
     """
 
     origin: int
     next: int
     revisions: dict[int, int] = {}
     base: int = 0
+    rows: dict[int, int] = {}
 
     def index(self, number: int) -> int:
         return number - self.origin + self.base
@@ -201,14 +204,17 @@ class Publisher:
     ) -> list[WindowResult]:
         results = []
         for number in numbers:
-            summed = self._sum(part, window.clock, window.panes(number))
+            # what is costly to measure waits until the window is complete
+            summed = self._sum(part, window.clock, window.panes(number), sketches=closed)
             if summed is None:
                 continue
             counted = summed.counted
-            if not closed:  # what is costly to measure waits until the window is complete
-                counted = replace(counted, sketches={})
+            history = [n for other, n in state.rows.items() if other < number]
             measured = part.evaluator.measure(counted)
             by_time = window.clock == TIME
+            if closed and by_time:
+                state.rows[number] = counted.rows
+                state.rows = {n: state.rows[n] for n in sorted(state.rows)[-_HISTORY:]}
             results.append(
                 WindowResult(
                     part.name,
@@ -220,7 +226,7 @@ class Publisher:
                     window.end(number) if by_time else summed.last,
                     counted.rows,
                     closed,
-                    part.judge.values(measured, counted, closed=closed)
+                    part.judge.values(measured, counted, closed=closed, history=history)
                     + self._detected(part, window, number, closed=closed),
                     state.revisions.get(number, 0),
                 )
@@ -234,8 +240,10 @@ class Publisher:
             return ()
         return self.tracks[part.key].values(window.panes(number), judged=closed)
 
-    def _sum(self, part: WatchedPart, clock: str, indices: range) -> _Summed | None:
-        """Some panes of all partitions as one; None where there is none."""
+    def _sum(
+        self, part: WatchedPart, clock: str, indices: range, *, sketches: bool = False
+    ) -> _Summed | None:
+        """Some panes of all partitions as one, with or without sketches; None if there is none."""
         panes = []
         for index in indices:
             key = PaneKey(part.key, clock, index)
@@ -244,13 +252,14 @@ class Publisher:
         if not panes:
             return None
         vector = panes[0].counts.copy()
-        sketches = dict(panes[0].sketches)
         for pane in panes[1:]:
             vector += pane.counts
+        merged: dict[str, Sketch] = {}
+        for pane in panes if sketches else ():
             for name, sketch in pane.sketches.items():
-                sketches[name] = sketches[name].merged(sketch) if name in sketches else sketch
+                merged[name] = merged[name].merged(sketch) if name in merged else sketch
         first, last = min(p.first for p in panes), max(p.last for p in panes)
-        return _Summed(Counted(part.reference.layout, vector, sketches), first, last)
+        return _Summed(Counted(part.reference.layout, vector, merged), first, last)
 
     def _drop(self, model: Watched, watermark: int | None) -> None:
         """End the life of panes that no window needs any more."""

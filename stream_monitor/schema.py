@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,8 +88,16 @@ def category_of(value: object) -> str | None:
         case bool():
             return "true" if value else "false"
         case int():
-            return str(value)
+            # beyond 64 bits JSON readers give a float
+            return str(value) if -(2**63) <= value < 2**64 else category_of(_float(value))
         case float():
             return str(int(value)) if value.is_integer() else repr(value)
         case _:
             return None
+
+
+def _float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return inf if value > 0 else -inf

@@ -318,7 +318,7 @@ def test_dashboards_and_runbook_links_are_what_the_generator_writes() -> None:
 
 
 def test_dashboards_have_uids_titles_and_no_id() -> None:
-    assert set(BOARDS) == {"overview", "feature", "operations"}
+    assert set(BOARDS) == {"overview", "feature", "performance", "operations"}
     assert len({board["title"] for board in BOARDS.values()}) == len(BOARDS)
     for name, board in BOARDS.items():
         assert board["uid"] == f"stream-monitor-{name}"
@@ -442,5 +442,11 @@ def test_every_value_metric_is_drawn_somewhere() -> None:
     }
     judged = {m.full_name for m in CATALOGUE.values() if "metric" in m.labels}
     missing = {name.removeprefix("stream_monitor_") for name in judged - drawn}
-    # a lower bound is rare, and the filling window's outliers stand on the status page
-    assert missing == {"quality_lower_threshold_ratio", "live_outliers_ratio"}
+    # a lower bound is rare, the filling window's outliers stand on the status page, statistics have
+    # no thresholds by default, and detectors are there only where they are configured
+    assert missing == {
+        "quality_lower_threshold_ratio", "live_outliers_ratio", "detections", "detections_alert",
+        "live_detections", "statistics_alert", "statistics_lower_threshold",
+        "statistics_upper_threshold", "realized_performance_lower_confidence",
+        "realized_performance_upper_confidence",
+    }  # fmt: skip

@@ -26,6 +26,8 @@ _CHOSEN = f'{FEATURE},metric=~"$metric"'
 _SCORE = metric("drift_score", _CHOSEN)
 _THRESHOLD = metric("drift_threshold", _CHOSEN)
 
+_PLACE = f'{FEATURE},metric=~"mean|median|quantile_.+"'
+
 
 def build() -> dashboard.Dashboard:
     return board(
@@ -114,6 +116,27 @@ def build() -> dashboard.Dashboard:
                 "The same shares in the window that is filling; they are not judged.",
                 Query(f"{BY_VALUE} ({metric('live_quality_ratio', FEATURE)})", _OF_METRIC),
                 unit="percentunit",
+            ),
+            "Statistics",
+            lines(
+                "Mean and quantiles",
+                "In the feature's own unit, with the band of three sampling errors.",
+                Query(f"{BY_VALUE} ({metric('statistics', _PLACE)})", _OF_METRIC),
+                Query(
+                    f"{BY_VALUE} ({metric('statistics_lower_confidence', _PLACE)})",
+                    f"{_OF_METRIC}, from",
+                ),
+                Query(
+                    f"{BY_VALUE} ({metric('statistics_upper_confidence', _PLACE)})",
+                    f"{_OF_METRIC}, to",
+                ),
+                unit="none",
+            ),
+            lines(
+                "Mean and quantiles so far",
+                "The same in the window that is filling.",
+                Query(f"{BY_VALUE} ({metric('live_statistics', _PLACE)})", _OF_METRIC),
+                unit="none",
             ),
         ],
     )

@@ -18,10 +18,11 @@ from stream_monitor.alerts.limits import NO_LIMIT, Limit
 from stream_monitor.alerts.rates import mean_limit, share_limit, spread_limit
 from stream_monitor.methods import REGISTRY
 from stream_monitor.methods.base import Measured
-from stream_monitor.methods.evaluate import Evaluator
+from stream_monitor.methods.evaluate import ROWS_COUNT, Evaluator
+from stream_monitor.methods.volume import Volume
 from stream_monitor.panes.layout import Counted
 from stream_monitor.reference.profile import Part
-from stream_monitor.values import DRIFT, OUTLIERS, QUALITY, STATISTICS
+from stream_monitor.values import DRIFT, OUTLIERS, STATISTICS
 
 
 class CalibratedLimits:
@@ -29,6 +30,7 @@ class CalibratedLimits:
 
     def __init__(self, part: Part, evaluator: Evaluator, false_alarms: float) -> None:
         self._cells = part.cells
+        self._rate = false_alarms
         self._shares = evaluator.shares
         self._calibration = Calibration(
             part.cells,
@@ -60,7 +62,12 @@ class CalibratedLimits:
         """How much :meth:`dump` would give, in grid points."""
         return len(self._calibration.arrays())
 
-    def of(self, measured: Sequence[Measured], window: Counted) -> list[Limit]:  # noqa: ARG002
+    def of(
+        self,
+        measured: Sequence[Measured],
+        window: Counted,  # noqa: ARG002
+        history: Sequence[int],
+    ) -> list[Limit]:
         known: dict[str, tuple[float, dict[str, Null]]] = {}
         limits = []
         for m in measured:
@@ -70,12 +77,21 @@ class CalibratedLimits:
                 level, nulls = known[m.column]
                 null = nulls[m.metric]
                 limits.append(Limit(math.nan, null.upper(level), null.p_value(m.value)))
+            elif m.definition is ROWS_COUNT:
+                limits.append(self._volume(m, history))
             else:
                 limits.append(self._limit(m) if _judged(m) else NO_LIMIT)
         return limits
 
+    def _volume(self, m: Measured, history: Sequence[int]) -> Limit:
+        """The number of rows has no reference but the windows before."""
+        volume = Volume.of(history)
+        if math.isnan(volume.spread):
+            return NO_LIMIT
+        return Limit(*volume.limit(self._rate), volume.p_value(m.rows))
+
     def _limit(self, m: Measured) -> Limit:
-        level = self._levels[m.family]
+        level = self._levels.get(m.family, self._rate)
         if (m.column, m.metric) in self._shares:
             return share_limit(self._shares[m.column, m.metric][0], self._cells[m.column], m, level)
         if m.family == OUTLIERS:
@@ -91,4 +107,4 @@ def _judged(m: Measured) -> bool:
     """
     if m.family == STATISTICS:
         return False
-    return m.family in (QUALITY, OUTLIERS) or m.spread > 0
+    return m.family == OUTLIERS or m.spread > 0

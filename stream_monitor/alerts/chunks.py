@@ -49,7 +49,12 @@ class ChunkLimits(Stateless):
                 self._values.setdefault((m.family, m.column, m.metric), []).append(m.value)
         self._known: dict[_Key, Limit] = {}
 
-    def of(self, measured: Sequence[Measured], window: Counted) -> list[Limit]:
+    def of(
+        self,
+        measured: Sequence[Measured],
+        window: Counted,
+        history: Sequence[int],  # noqa: ARG002
+    ) -> list[Limit]:
         return [
             self._chi2(m, window) if m.definition.chunks is Chunks.CHI2 else self._limit(m)
             for m in measured

@@ -57,9 +57,16 @@ class Judge:
         self.limits = limits_of(part, evaluator, config, segments=segments, compat=compat)
 
     def values(
-        self, measured: Sequence[Measured], window: Counted, *, closed: bool
+        self,
+        measured: Sequence[Measured],
+        window: Counted,
+        *,
+        closed: bool,
+        history: Sequence[int] = (),
     ) -> tuple[Value, ...]:
         """Values with thresholds and verdicts, in the order of ``measured``.
+
+        ``history`` holds the rows of the windows before this one.
 
         Thresholds of a window that is still filling would change with every row, so it has none
         but the configured constants.
@@ -67,7 +74,7 @@ class Judge:
         enough = [m for m in measured if m.rows >= self._min_rows]
         if not closed:
             self._seen, enough = enough, []
-        limits = dict(zip(map(id, enough), self.limits.of(enough, window), strict=True))
+        limits = dict(zip(map(id, enough), self.limits.of(enough, window, history), strict=True))
         return tuple(
             self._value(m, limits.get(id(m), NO_LIMIT), judged=closed and m.rows >= self._min_rows)
             for m in measured

@@ -43,8 +43,10 @@ NO_LIMIT = Limit(math.nan, math.nan)
 class Limits(Protocol):
     """A rule for thresholds, made ready for one reference."""
 
-    def of(self, measured: Sequence[Measured], window: Counted) -> list[Limit]:
-        """The limit of each value of a window."""
+    def of(
+        self, measured: Sequence[Measured], window: Counted, history: Sequence[int]
+    ) -> list[Limit]:
+        """The limit of each value of a window; ``history`` holds the rows of windows before it."""
 
     def prepare(self, measured: Sequence[Measured]) -> bool:
         """Do a little of what limits for values like these need, some 0.2 s; False if all is there.
@@ -81,5 +83,10 @@ class Stateless:
 class NoLimits(Stateless):
     """No thresholds but those that the configuration overrides."""
 
-    def of(self, measured: Sequence[Measured], window: Counted) -> list[Limit]:  # noqa: ARG002
+    def of(
+        self,
+        measured: Sequence[Measured],
+        window: Counted,  # noqa: ARG002
+        history: Sequence[int],  # noqa: ARG002
+    ) -> list[Limit]:
         return [NO_LIMIT] * len(measured)

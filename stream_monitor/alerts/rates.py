@@ -129,15 +129,17 @@ def mean_limit(cells: Cells, m: Measured, level: float) -> Limit:
 
 
 def spread_limit(m: Measured, level: float) -> Limit:
-    """Two-sided bounds and p-value of a value that states its mean and standard deviation.
+    """Bounds and p-value of a value that states its mean and standard deviation.
 
     The wider, on each side, of two distributions with that mean and standard deviation: the normal
     one, and the beta of a value in [0, 1] or the gamma of one in [0, ∞), which are skew near an end
     of the range as a share or a count of few rows is (twice as skew, so that what is between is
-    covered). Each side has half of the level. A bound at or beyond the range's end is none. The
-    p-value is twice the smaller tail, of the distribution that gives more.
+    covered). Each side has half of the level, or the upper one all of it where only that is of
+    interest. A bound at or beyond the range's end is none. The p-value is twice the smaller tail,
+    or the upper one, of the distribution that gives more.
     """
-    half, value = level / 2, m.value
+    sides = 1 if m.definition.upper_only else 2
+    half, value = level / sides, m.value
     z = float(special.ndtri(half)) * m.spread
     lower, upper = m.expected + z, m.expected - z
     away = (value - m.expected) / m.spread
@@ -156,8 +158,9 @@ def spread_limit(m: Measured, level: float) -> Limit:
         lower = min(lower, special.betaincinv(a, b, half))
         upper = max(upper, special.betainccinv(a, b, half))
         tails = np.maximum(tails, [special.betainc(a, b, value), special.betaincc(a, b, value)])
+    p = sides * float(tails[1] if sides == 1 else np.min(tails))
     return Limit(
-        float(lower) if lower > low else math.nan,
+        float(lower) if lower > low and sides == 2 else math.nan,
         float(upper) if upper < high else math.nan,
-        min(2 * float(np.min(tails)), 1.0) if not math.isnan(value) else math.nan,
+        math.nan if math.isnan(value) else min(p, 1.0),
     )

@@ -170,9 +170,8 @@ class TableDecoder:
             known = target.categories[column.name]
             if column.name in columns:
                 raw = chunk.columns[columns[column.name][0]]
-                codes[m], names = known_codes(raw, column, known, text=chunk.text)
-                events = np.flatnonzero(codes[m] == len(known))
-                unseen.append(Unseen(np.full(len(events), m), events, names[events]))
+                codes[m], events, names = known_codes(raw, column, known, text=chunk.text)
+                unseen.append(Unseen(np.full(len(events), m), events, names))
             else:
                 codes[m] = len(known) + 1
         empty = np.empty(0, dtype=np.int64)
@@ -186,10 +185,10 @@ class TableDecoder:
 
 def known_codes(
     raw: Any, column: Column, known: Mapping[str, int], *, text: bool
-) -> tuple[CodeArray, NDArray[np.object_]]:
-    """Codes by the reference's categories, as :class:`ColumnBatch` has them, and names.
+) -> tuple[CodeArray, IntArray, NDArray[np.object_]]:
+    """Codes by the reference's categories, as :class:`ColumnBatch` has them: int32[n].
 
-    int32[n] and object[n]; the name is None where there is no value.
+    With them the rows of unseen categories, int64[u], and what stands there, object[u].
     """
     if column.kind is Kind.BOOLEAN:
         local, names, wrong = tabular.booleans(raw, text=text)
@@ -199,7 +198,8 @@ def known_codes(
     table = np.array([known.get(n, unseen) for n in names] + [unseen + 1], dtype=np.int32)
     codes = table[local]
     codes[wrong] = unseen + 2
-    return codes, np.array([*names, None], dtype=np.object_)[local]
+    events = np.flatnonzero(codes == unseen)
+    return codes, events, np.array([*names, None], dtype=np.object_)[local[events]]
 
 
 def ids_of(chunk: Chunk, name: str) -> IdArray:

@@ -30,6 +30,18 @@ class Metric:
         return PREFIX + self.name
 
 
+def _judged(name: str, meaning: str) -> tuple[Metric, ...]:
+    """A value of the newest closed window with its band and its thresholds."""
+    return (
+        Metric(name, "gauge", _VALUE, f"{meaning}, in the newest closed window."),
+        Metric(f"{name}_lower_confidence", "gauge", _VALUE, f"Lower end of the band of {name}."),
+        Metric(f"{name}_upper_confidence", "gauge", _VALUE, f"Upper end of the band of {name}."),
+        Metric(f"{name}_lower_threshold", "gauge", _VALUE, f"Below it {name} is an alert."),
+        Metric(f"{name}_upper_threshold", "gauge", _VALUE, f"Above it {name} is an alert."),
+        Metric(f"{name}_alert", "gauge", _VALUE, f"1 if {name} is an alert, 0 if judged fine."),
+    )
+
+
 CATALOGUE: dict[str, Metric] = {
     m.name: m
     for m in (
@@ -93,10 +105,22 @@ CATALOGUE: dict[str, Metric] = {
                "Above it outliers_ratio is an alert."),
         Metric("outliers_alert", "gauge", _VALUE,
                "1 if outliers_ratio is an alert, 0 if judged fine."),
+        *_judged("multivariate_drift", "PCA reconstruction error, domain classifier's AUROC"),
+        *_judged("estimated_performance", "Performance estimated without labels (CBPE, DLE)"),
+        *_judged("realized_performance", "Performance on the rows whose label is known"),
+        *_judged("statistics", "Summary statistics of a column, in its unit"),
+        Metric("detections", "gauge", _VALUE,
+               "Drifts that a sequential detector found in the window's panes; metric: its name."),
+        Metric("detections_alert", "gauge", _VALUE, "1 if detections is above 0, else 0."),
         # the window that is still filling: shown, never judged
         Metric("live_window_rows", "gauge", _WINDOW, "Rows so far in the window that is filling."),
         Metric("live_drift_score", "gauge", _VALUE, "drift_score so far, not judged."),
         Metric("live_quality_ratio", "gauge", _VALUE, "quality_ratio so far, not judged."),
         Metric("live_outliers_ratio", "gauge", _VALUE, "outliers_ratio so far, not judged."),
+        *(
+            Metric(f"live_{name}", "gauge", _VALUE, f"{name} so far, not judged.")
+            for name in ("multivariate_drift", "estimated_performance", "realized_performance",
+                         "statistics", "detections")
+        ),
     )
 }  # fmt: skip

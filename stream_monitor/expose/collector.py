@@ -13,7 +13,18 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from stream_monitor.expose.catalogue import CATALOGUE
 from stream_monitor.expose.snapshot import ServiceView, Snapshot, WindowView
-from stream_monitor.values import DRIFT, OUTLIERS, QUALITY, Value, WindowResult
+from stream_monitor.values import (
+    DETECTORS,
+    DRIFT,
+    ESTIMATED,
+    MULTIVARIATE,
+    OUTLIERS,
+    QUALITY,
+    REALIZED,
+    STATISTICS,
+    Value,
+    WindowResult,
+)
 
 _BUCKETS = (0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 _MICROSECONDS = 1e6
@@ -28,6 +39,20 @@ class _Names:
     alert: str
     lower: str = ""
     p_value: str = ""
+    lower_confidence: str = ""
+    upper_confidence: str = ""
+
+    @classmethod
+    def of(cls, value: str, *, confidence: bool = False) -> _Names:
+        """The regular names, with both thresholds."""
+        return cls(
+            value,
+            f"{value}_upper_threshold",
+            f"{value}_alert",
+            lower=f"{value}_lower_threshold",
+            lower_confidence=f"{value}_lower_confidence" if confidence else "",
+            upper_confidence=f"{value}_upper_confidence" if confidence else "",
+        )
 
 
 _FAMILIES = {
@@ -39,6 +64,11 @@ _FAMILIES = {
         lower="quality_lower_threshold_ratio",
     ),
     OUTLIERS: _Names("outliers_ratio", "outliers_upper_threshold_ratio", "outliers_alert"),
+    MULTIVARIATE: _Names.of("multivariate_drift", confidence=True),
+    ESTIMATED: _Names.of("estimated_performance", confidence=True),
+    REALIZED: _Names.of("realized_performance", confidence=True),
+    STATISTICS: _Names.of("statistics", confidence=True),
+    DETECTORS: _Names("detections", "", "detections_alert"),
 }
 
 
@@ -184,4 +214,6 @@ def _value(page: _Page, names: _Names, labels: tuple[str, ...], value: Value) ->
     page.value(names.upper, labels, value.upper_threshold)
     page.value(names.lower, labels, value.lower_threshold)
     page.value(names.p_value, labels, value.p_value)
+    page.value(names.lower_confidence, labels, value.lower_confidence)
+    page.value(names.upper_confidence, labels, value.upper_confidence)
     page.value(names.alert, labels, math.nan if value.alert is None else float(value.alert))

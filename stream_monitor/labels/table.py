@@ -84,7 +84,7 @@ class _ModelLabels:
         if self._column.continuous:
             values, _ = tabular.numbers(raw, text=chunk.text)
         else:
-            codes, _ = known_codes(raw, self._column, self._known, text=chunk.text)
+            codes, _, _ = known_codes(raw, self._column, self._known, text=chunk.text)
             values = codes.astype(np.float64)
         self._parts.append((ids[own], values[own]))
 

@@ -1,6 +1,7 @@
 """The methods. Importing this registers them all; a new one is one file and one line here."""
 
 from stream_monitor.methods import (  # noqa: F401 - imported for their registration
+    cardinality,
     chi_squared,
     domain_classifier,
     half_space_trees,

@@ -66,6 +66,8 @@ class Definition:
         NannyML's threshold.
     chunk_family
         Whose values of the same metric the chunks' thresholds are drawn from; default: its own.
+    upper_only
+        Whether only a value above what is expected is of interest.
     """
 
     metric: str
@@ -75,6 +77,7 @@ class Definition:
     help: str
     chunks: Chunks = Chunks.NONE
     chunk_family: str = ""
+    upper_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

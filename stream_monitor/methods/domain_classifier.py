@@ -134,17 +134,18 @@ class _Sketcher:
         return RowSample.most_bytes(self._limit, self._rows.shape[1])
 
     def bind(self, reference: Counted) -> _Measure:  # noqa: ARG002 - it has rows of its own
-        return _Measure(self._rows, self._features.categorical)
+        return _Measure(self._rows, self._features.categorical, self._limit)
 
 
 @dataclass(frozen=True, slots=True)
 class _Measure:
     rows: FloatArray
     categorical: BoolArray
+    limit: int
 
     def measure(self, window: Counted) -> Iterator[Measured]:
         sample = window.sketches.get(NAME)
-        value, n = nan, 0
+        value, n = nan, min(window.rows, self.limit)
         if isinstance(sample, RowSample):
             drawn = sample.drawn()
             n = len(drawn)
