@@ -223,11 +223,8 @@ class Monitor:
     def show(self) -> None:
         """Put a new snapshot on the board."""
         self._shown = time.monotonic()
-        self._board.publish(
-            Snapshot(
-                self._service(), self._views.models(self._pipeline.publisher), self._views.alerts()
-            )
-        )
+        models = self._views.models(self._pipeline.publisher)
+        self._board.publish(Snapshot(self._service(), models, self._views.alerts(models)))
 
     def _service(self) -> ServiceView:
         pipeline = self._pipeline

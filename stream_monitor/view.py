@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from stream_monitor.config.model import WindowConfig
 from stream_monitor.config.units import format_duration
+from stream_monitor.explain import changes, sentence
 from stream_monitor.expose.snapshot import FiringAlert, ModelView, WindowView
 from stream_monitor.panes.windows import Window
 from stream_monitor.publish import Publisher
-from stream_monitor.values import Value, WindowResult
+from stream_monitor.values import DRIFT, Value, WindowResult
 from stream_monitor.watch import Watched, WatchedPart
 
 HISTORY = 60
@@ -79,13 +80,20 @@ class Views:
             history,
         )
 
-    def alerts(self) -> tuple[FiringAlert, ...]:
-        """Values that the newest closed window of each model and window judged an alert."""
+    def alerts(self, models: Iterable[ModelView]) -> tuple[FiringAlert, ...]:
+        """Values that the newest closed window of each part and window name judged an alert."""
         found: list[FiringAlert] = []
-        for history in self._history.values():
-            if history:
-                newest = history[-1]
-                found += [_firing(newest, v, history) for v in newest.values if v.alert]
+        for model in models:
+            for view in model.windows:
+                if view.closed is None:
+                    continue
+                for value in view.closed.values:
+                    if value.alert:
+                        text = ""
+                        if value.family == DRIFT and value.feature in view.closed_counts:
+                            cells = model.cells[value.feature]
+                            text = sentence(changes(cells, view.closed_counts[value.feature]))
+                        found.append(_firing(view.closed, value, view.history, text))
         return tuple(found)
 
 
@@ -97,7 +105,9 @@ def _length(config: WindowConfig) -> str:
     return size if not every or every == config.size else f"{size} every {format_duration(every)}"
 
 
-def _firing(newest: WindowResult, value: Value, history: list[WindowResult]) -> FiringAlert:
+def _firing(
+    newest: WindowResult, value: Value, history: Sequence[WindowResult], explanation: str
+) -> FiringAlert:
     since = newest.end
     for result in reversed(history):
         same = (v for v in result.values if _identity(v) == _identity(value))
@@ -118,6 +128,7 @@ def _firing(newest: WindowResult, value: Value, history: list[WindowResult]) -> 
         newest.rows,
         newest.end,
         since,
+        explanation,
     )
 
 

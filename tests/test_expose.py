@@ -56,6 +56,13 @@ def window(index: int, score: float, *, closed: bool = True) -> WindowResult:
               upper_threshold=0.05, alert=False if closed else None),
         Value("", "outliers", "outlier_share", 0.01, upper_threshold=0.02,
               alert=False if closed else None),
+        *(Value(feature, family, metric, 0.9, 0.5, 0.01, 0.87, 0.93, 0.8, 0.95,
+                False if closed else None)
+          for feature, family, metric in (
+              ("", "estimated_performance", "roc_auc"), ("", "realized_performance", "roc_auc"),
+              ("", "multivariate_drift", "reconstruction_error"), ("age", "statistics", "mean"))),
+        Value("age", "detectors", "adwin", 0.0, upper_threshold=0.0,
+              alert=False if closed else None),
     )  # fmt: skip
     start = BEGIN + index * DAY
     return WindowResult("loans", "1", "", "day", index, start, start + DAY, 4_000, closed, values)
@@ -230,7 +237,7 @@ def test_windows_have_the_columns_of_a_backtest_and_the_filling_one_is_not_judge
     answer = json.loads(site.get("/api/v1/windows")[1])
     assert answer["columns"] == list(COLUMNS)
     assert answer["watermark"] == "2023-11-26T00:00:00Z"
-    assert len(answer["windows"]) == 12 * 5
+    assert len(answer["windows"]) == 12 * 10
     closed = json.loads(
         site.get("/api/v1/windows?state=closed&feature=income&metric=jensen_shannon")[1]
     )
@@ -238,7 +245,7 @@ def test_windows_have_the_columns_of_a_backtest_and_the_filling_one_is_not_judge
     filling = json.loads(site.get("/api/v1/windows?state=filling")[1])["windows"]
     assert {r["alert"] for r in filling} == {None}
     rows = list(csv.DictReader(io.StringIO(site.get("/api/v1/windows?format=csv")[1])))
-    assert len(rows) == 60
+    assert len(rows) == 120
     lines = site.get("/api/v1/windows?format=jsonl&limit=2&state=closed")[1].splitlines()
     assert [json.loads(x)["window_index"] for x in lines] == [9] * 5 + [10] * 5
 

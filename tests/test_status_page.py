@@ -175,6 +175,26 @@ def test_a_window_that_has_not_closed_is_shown_and_not_judged(live: Live, browse
     assert len(chips) == 8
 
 
+def test_performance_is_drawn_and_a_change_is_explained(live: Live, browser: Chrome) -> None:
+    wait = WebDriverWait(browser, 20)
+    browser.get(f"{live.url}/#window=hour&feature=income")
+    wait.until(lambda b: b.find_elements(By.CSS_SELECTOR, ".changes tbody tr"))
+    charts = browser.find_elements(By.CSS_SELECTOR, "#charts figure")
+    assert {"roc_auc", "accuracy", "f1"} <= {c.text.split()[0] for c in charts}
+    for name in ("estimated", "realized"):
+        line = charts[0].find_element(By.CSS_SELECTOR, f"polyline.{name}")
+        assert len((line.get_attribute("points") or "").split()) > 10
+    assert charts[0].find_elements(By.CSS_SELECTOR, "polygon.band")
+    answer = live.get("/api/v1/status?window=hour&feature=income")["view"]["detail"]["changes"]
+    drawn = [row.text for row in browser.find_elements(By.CSS_SELECTOR, ".changes tbody tr")]
+    assert all(row.startswith(c["label"]) for row, c in zip(drawn, answer, strict=True))
+    drift = [a for a in live.get("/api/v1/alerts")["alerts"] if a["family"] == "drift"]
+    assert all("unseen: 0.0%" in a["explanation"] for a in drift if a["feature"] == "channel")
+    assert all(a["explanation"] for a in drift)
+    # there is one segment only, all rows, so there is nothing to choose
+    assert not browser.find_element(By.ID, "segment").is_displayed()
+
+
 def test_a_row_opens_by_keyboard_and_keeps_its_focus_through_updates(
     live: Live, browser: Chrome
 ) -> None:

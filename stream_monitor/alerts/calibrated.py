@@ -107,4 +107,6 @@ def _judged(m: Measured) -> bool:
     """
     if m.family == STATISTICS:
         return False
+    if m.metric != m.definition.metric:
+        return False  # one of many cells of a confusion matrix, whose rates are judged
     return m.family == OUTLIERS or m.spread > 0

@@ -46,7 +46,9 @@ class ModelView:
 class FiringAlert:
     """A value that its newest closed window judged an alert.
 
-    ``since`` is the end of the first window in the unbroken run of alerting ones, microseconds.
+    ``since`` is the end of the first window in the unbroken run of alerting ones, microseconds;
+    ``explanation`` says in words where the feature has changed, empty where there is nothing to
+    say.
     """
 
     model: str
@@ -62,6 +64,7 @@ class FiringAlert:
     rows: int
     window_end: int
     since: int
+    explanation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from stream_monitor.cells import Cells
+from stream_monitor.explain import changes
 from stream_monitor.expose.histograms import bars
 from stream_monitor.expose.snapshot import FiringAlert, ModelView, ServiceView, Snapshot, WindowView
 from stream_monitor.schema import IntArray, Role
-from stream_monitor.values import DRIFT, STATISTICS, Value, WindowResult, rfc3339
+from stream_monitor.values import DRIFT, ESTIMATED, REALIZED, Value, WindowResult, rfc3339
 
 _MOST = 1e6  # a ratio for people; beyond, the threshold is as good as 0
 
-ByName = Mapping[str, Mapping[str, Value]]  # feature, metric
+ByName = Mapping[str, Mapping[tuple[str, str], Value]]  # feature, then family and metric
 
 
 class SelectionError(ValueError):
@@ -28,6 +29,7 @@ class Selection:
 
     model: str | None = None
     version: str | None = None
+    segment: str = ""
     window: str | None = None
     metric: str | None = None
     feature: str | None = None
@@ -50,8 +52,18 @@ def status(snapshot: Snapshot, selection: Selection, now: int) -> dict[str, Any]
         "service": _service(snapshot.service, now),
         "alerts": [alert(a) for a in snapshot.alerts],
         "models": [
-            {"name": m.name, "version": m.version, "windows": [w.name for w in m.windows]}
+            {
+                "name": m.name,
+                "version": m.version,
+                "windows": [w.name for w in m.windows],
+                "segments": [
+                    other.segment
+                    for other in snapshot.models
+                    if (other.name, other.version) == (m.name, m.version)
+                ],
+            }
             for m in snapshot.models
+            if not m.segment
         ],
         "view": _view(snapshot, selection),
     }
@@ -125,6 +137,7 @@ def _view(snapshot: Snapshot, selection: Selection) -> dict[str, Any]:
     return {
         "model": model.name,
         "version": model.version,
+        "segment": model.segment,
         "reference_rows": model.reference_rows,
         "window": view.name,
         "length": view.length,
@@ -133,21 +146,48 @@ def _view(snapshot: Snapshot, selection: Selection) -> dict[str, Any]:
         "closed": _span(view.closed),
         "filling": _span(view.filling),
         "history": [_span(result) for result in view.history],
-        "whole": shown.courses(""),
+        "whole": [v for v in shown.courses("") if v["family"] not in (ESTIMATED, REALIZED)],
+        "performance": _performance(shown),
         "features": features,
         "detail": None
         if selection.feature is None
-        else {"name": selection.feature, "values": shown.courses(selection.feature)},
+        else _detail(model.cells[selection.feature], view, shown),
+    }
+
+
+def _performance(shown: _Shown) -> list[dict[str, Any]]:
+    """Estimated and realised values by metric, in one entry where both are there.
+
+    The cells of a confusion matrix are left out.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for v in shown.courses(""):
+        cell = v["metric"].startswith(("true_", "false_"))
+        if v["family"] in (ESTIMATED, REALIZED) and not cell:
+            found.setdefault(v["metric"], {"metric": v["metric"]})[v["family"]] = v
+    return list(found.values())
+
+
+def _detail(cells: Cells, view: WindowView, shown: _Shown) -> dict[str, Any]:
+    name = cells.column.name
+    counts = view.closed_counts if view.closed else view.filling_counts
+    found = changes(cells, counts[name]) if name in counts else []
+    return {
+        "name": name,
+        "values": shown.courses(name),
+        "changes": [asdict(change) for change in found],
     }
 
 
 def _selected_model(snapshot: Snapshot, selection: Selection) -> ModelView:
     for model in snapshot.models:
-        if selection.model in (None, model.name) and selection.version in (None, model.version):
+        fits = selection.model in (None, model.name) and selection.version in (None, model.version)
+        if fits and selection.segment == model.segment:
             return model
-    there = ", ".join(f"{m.name} {m.version}".strip() for m in snapshot.models)
+    there = ", ".join(f"{m.name} {m.version} {m.segment}".strip() for m in snapshot.models)
     raise SelectionError(
-        f"model, version: {selection.model!r}, {selection.version!r}: there are {there}"
+        f"model, version, segment: {selection.model!r}, {selection.version!r}, "
+        f"{selection.segment!r}: there are {there}"
     )
 
 
@@ -176,32 +216,38 @@ class _Shown:
     def values(self, feature: str) -> list[tuple[Value, dict[str, Any]]]:
         """Each value of a feature with its JSON."""
         return [
-            (v, _value(v, self.filling.get(feature, {}).get(metric)))
-            for metric, v in self.newest.get(feature, {}).items()
+            (v, _value(v, self.filling.get(feature, {}).get(key)))
+            for key, v in self.newest.get(feature, {}).items()
         ]
 
     def courses(self, feature: str) -> list[dict[str, Any]]:
         """The values of a feature, each with its course."""
         return [
-            found | {"course": self.course(feature, v.metric)}
+            found | {"course": self.course(feature, v.family, v.metric)}
             for v, found in self.values(feature)
-            if v.family != STATISTICS
         ]
 
-    def course(self, feature: str, metric: str) -> list[list[Any] | None]:
-        """[value, lower, upper, alert] a past window, to four digits; None where it has none."""
+    def course(self, feature: str, family: str, metric: str) -> list[list[Any] | None]:
+        """[value, lower, upper, alert, band from, to] a past window, to four digits.
+
+        None where it has none.
+        """
         course: list[list[Any] | None] = []
         for values in self.history:
-            v = values.get(feature, {}).get(metric)
-            bounds = () if v is None else (v.value, v.lower_threshold, v.upper_threshold)
-            course.append(None if v is None else [*map(_short, bounds), v.alert])
+            v = values.get(feature, {}).get((family, metric))
+            if v is None:
+                course.append(None)
+                continue
+            bounds = map(_short, (v.value, v.lower_threshold, v.upper_threshold))
+            band = map(_short, (v.lower_confidence, v.upper_confidence))
+            course.append([*bounds, v.alert, *band])
         return course
 
 
 def _by_name(result: WindowResult | None) -> ByName:
-    found: dict[str, dict[str, Value]] = {}
+    found: dict[str, dict[tuple[str, str], Value]] = {}
     for value in result.values if result else ():
-        found.setdefault(value.feature, {})[value.metric] = value
+        found.setdefault(value.feature, {})[value.family, value.metric] = value
     return found
 
 
@@ -218,7 +264,7 @@ def _feature(cells: Cells, view: WindowView, metric: str | None, shown: _Shown) 
         "judged": any(v.alert is not None for v, _ in own),
         "ratio": max((_ratio(v) for v, _ in own if v.metric == metric or v.alert), default=0.0),
         "values": [found for _, found in own],
-        "course": [] if metric is None else shown.course(name, metric),
+        "course": [] if metric is None else shown.course(name, DRIFT, metric),
         "histogram": bars(cells, windows),
         "lost": {k: _lost(cells, c) for k, c in windows.items()},
     }

@@ -1,11 +1,12 @@
 // Fetches /api/v1/status every two seconds and draws it. The selection stands in the address.
 
-import { course, gauge, histogram } from "./charts.js";
+import { course, gauge, histogram, performance } from "./charts.js";
 import { at, count, html, number, percent, put, putOptions, putRows, time } from "./dom.js";
 
 const PERIOD = 2000;
-const SELECTION = ["model", "version", "window", "metric", "feature"];
+const SELECTION = ["model", "version", "segment", "window", "metric", "feature"];
 const STALLED_SECONDS = 30;
+const ALL = "all rows";
 let answered = null; // when the service answered last
 let status = null;
 let asked = 0;
@@ -60,21 +61,28 @@ function drawAlerts(alerts, several) {
     return;
   }
   const groups = Object.values(Object.groupBy(alerts, (a) =>
-    JSON.stringify([a.model, a.version, a.window, a.feature])));
+    JSON.stringify([a.model, a.version, a.segment, a.window, a.feature || a.family])));
   for (const group of groups) group.sort((a, b) => b.ratio - a.ratio);
   groups.sort(([a], [b]) => b.ratio - a.ratio);
-  put(at("alerts"), html`<table class="firing"><thead><tr><th scope="col">feature</th><th scope="col">furthest value</th>
-    <th scope="col" class="number">value</th><th scope="col" class="number">threshold</th>
-    <th scope="col" class="number">× threshold</th><th scope="col">firing too</th><th scope="col" class="number">rows</th>
-    <th scope="col">window</th><th scope="col">since</th></tr></thead>
-    <tbody>${groups.map((group) => alertRow(group, several))}</tbody></table>`);
+  const whole = groups.filter(([a]) => !a.segment), segments = groups.filter(([a]) => a.segment);
+  const open = document.querySelector("#alerts details")?.open;
+  put(at("alerts"), html`${whole.length > 0 && alertTable(whole, several)}${segments.length > 0 && html`
+    <details${open ? " open" : ""}><summary>${count(segments.length)} more in segments: ${
+      [...new Set(segments.map(([a]) => a.segment))].join("; ")}</summary>${alertTable(segments, several)}</details>`}`);
 }
 
+const alertTable = (groups, several) => html`<table class="firing"><thead><tr><th scope="col">feature</th>
+    <th scope="col">furthest value</th><th scope="col" class="number">value</th><th scope="col" class="number">threshold</th>
+    <th scope="col" class="number">× threshold</th><th scope="col">firing too</th><th scope="col" class="number">rows</th>
+    <th scope="col">window</th><th scope="col">since</th></tr></thead>
+    <tbody>${groups.map((group) => alertRow(group, several))}</tbody></table>`;
+
 function alertRow([a, ...others], several) {
-  const link = new URLSearchParams({ model: a.model, version: a.version, window: a.window, feature: a.feature });
+  const link = new URLSearchParams({ model: a.model, version: a.version, segment: a.segment, window: a.window, feature: a.feature });
   const below = a.lower_threshold !== null && a.value < a.lower_threshold;
   const since = others.reduce((first, o) => (o.since < first ? o.since : first), a.since);
-  return html`<tr><td>${a.feature ? html`<a href="#${link}">${a.feature}</a>` : "whole rows"}</td>
+  return html`<tr><td>${a.feature ? html`<a href="#${link}">${a.feature}</a>` : a.family.replace("_", " ").replace("realized", "realised")}${
+      a.segment && html`<br><span class="kind">${a.segment}</span>`}${a.explanation && html`<br><span class="kind">${a.explanation}</span>`}</td>
     <td>${a.metric}</td><td class="number"><strong>${number(a.value)}</strong></td>
     <td class="number">${below ? `not below ${number(a.lower_threshold)}` : number(a.upper_threshold)}</td>
     <td class="number">${a.ratio < 1e6 ? number(a.ratio) : "∞"}</td>
@@ -107,6 +115,23 @@ function drawState(view, watermark) {
 function drawWhole(view) {
   put(at("whole"), view.whole.map((v) => html`<div class="tile"><span class="kind">${v.metric}</span>
     ${verdict([v])} <span>${number(v.value)}</span> ${gauge(v)} ${course(v.course, view.history, 140, 28)}</div>`));
+}
+
+function drawPerformance(view) {
+  at("performance").hidden = !view.performance.length;
+  put(at("charts"), view.performance.map((p) => {
+    const estimated = p.estimated_performance, realized = p.realized_performance;
+    const value = (v, word) => v && html` <span class="key-${word}">${word} ${number(v.value)}</span> ${v.alert ? html`<span class="chip bad">▲</span>` : ""}`;
+    return html`<figure><figcaption><strong>${p.metric}</strong>${value(estimated, "estimated")}${value(realized, "realised")}</figcaption>
+      ${performance(estimated, realized, view.history, 390, 130)}</figure>`;
+  }));
+}
+
+function change(c) {
+  return html`<tr><td>${c.label}</td><td class="number">${percent(c.reference)}</td><td class="number">${percent(c.window)}</td>
+    <td class="${c.window > c.reference ? "gain" : "loss"}">${c.window > c.reference ? "▲ gained" : "▼ lost"}</td>
+    <td><svg width="120" height="10" role="img" aria-label="${percent(c.explains)}"><rect class="track" width="120" height="10" rx="2"/>
+    <rect class="current" width="${(120 * c.explains).toFixed(1)}" height="10" rx="2"/></svg> ${percent(c.explains)}</td></tr>`;
 }
 
 function scoreCell(v) {
@@ -150,6 +175,9 @@ function detailRow(f, view, shown) {
     ${histogram(f.histogram, shown, f.kind === "continuous", 540, 150, true)}</figure>
     ${main && html`<figure><figcaption>${main.metric} of the last ${view.history.length} windows</figcaption>
     ${course(main.course, view.history, 540, 168, true)}</figure>`}</div>
+    ${view.detail.changes.length > 0 && html`<table class="changes"><thead><tr><th scope="col">where it changed</th>
+    <th scope="col" class="number">reference</th><th scope="col" class="number">${shownName(shown)}</th><th scope="col"></th>
+    <th scope="col">explains of the Jensen–Shannon divergence</th></tr></thead><tbody>${view.detail.changes.map(change)}</tbody></table>`}
     <table><thead><tr><th scope="col">value of</th><th scope="col">verdict</th><th scope="col" class="number">value</th>
     <th scope="col" class="number">threshold</th><th scope="col" class="number">p-value</th><th scope="col" class="number">while filling</th>
     <th scope="col">last windows</th></tr></thead><tbody>${rows}</tbody></table>`]] };
@@ -177,9 +205,12 @@ function draw() {
   const model = status.models.find((m) => m.name === view.model && m.version === view.version);
   putOptions(at("model"), status.models.map(label), label(model));
   putOptions(at("window"), model.windows, view.window);
+  at("segment").parentElement.hidden = model.segments.length < 2;
+  putOptions(at("segment"), model.segments.map((s) => s || ALL), view.segment || ALL);
   putOptions(at("metric"), view.metrics, view.metric);
   drawState(view, status.service.watermark);
   drawWhole(view);
+  drawPerformance(view);
   drawFeatures(view);
 }
 
@@ -212,11 +243,13 @@ async function refresh() {
 
 at("model").addEventListener("change", (event) => {
   const model = status.models[event.target.selectedIndex];
-  select({ model: model.name, version: model.version, window: "", metric: "", feature: "" });
+  select({ model: model.name, version: model.version, segment: "", window: "", metric: "", feature: "" });
 });
 for (const key of ["window", "metric"]) {
   at(key).addEventListener("change", (event) => select({ [key]: event.target.value }));
 }
+at("segment").addEventListener("change", (event) =>
+  select({ segment: event.target.value === ALL ? "" : event.target.value }));
 at("find").addEventListener("input", () => status && drawFeatures(status.view));
 at("features").addEventListener("click", (event) => {
   const row = event.target.closest("tr.feature");

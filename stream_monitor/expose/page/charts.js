@@ -45,6 +45,36 @@ export function course(points, history, width, height, labelled = false) {
     <circle class="newest" cx="${px(x(newest.at))}" cy="${px(y(newest.v))}" r="${labelled ? 3 : 2}"/>${dots}${tips}</svg>`;
 }
 
+// Estimated and realised values of the last windows, the estimate's band, and thresholds.
+export function performance(estimated, realized, history, width, height) {
+  const lines = { estimated: estimated ? estimated.course : [], realized: realized ? realized.course : [] };
+  const judged = (estimated || realized).course;
+  const all = [...lines.estimated, ...lines.realized].filter((p) => p && p[0] !== null)
+    .flatMap((p) => [p[0], p[1], p[2], p[4], p[5]]).filter((v) => v !== null && v !== undefined);
+  if (!all.length) return html`<span class="mute">no window has closed yet</span>`;
+  const low = Math.min(...all), high = Math.max(...all), pad = (high - low) * 0.08 || Math.abs(high) * 0.01 || 1;
+  const left = 52, bottom = 18;
+  const x = (i) => left + (i / Math.max(judged.length - 1, 1)) * (width - left - 6);
+  const y = (v) => height - bottom - ((v - low + pad) / (high - low + 2 * pad)) * (height - bottom - 4);
+  const points = (course, k) => course.map((p, i) => p && p[k] !== null && `${px(x(i))},${px(y(p[k]))}`).filter(Boolean);
+  const band = [...points(lines.estimated, 4), ...points(lines.estimated, 5).reverse()];
+  const draw = (name) => html`<polyline class="${name}" points="${points(lines[name], 0).join(" ")}"/>
+    ${lines[name].map((p, i) => p && p[0] !== null && html`<circle class="${p[3] ? "hit" : `dot-${name}`}"
+      cx="${px(x(i))}" cy="${px(y(p[0]))}" r="${p[3] ? 3.5 : 1.8}"/>`)}`;
+  const tips = judged.map((_, i) => html`<rect class="tip" x="${px(x(i) - 4)}" y="0" width="8" height="${height - bottom}"><title>to ${
+    time(history[i].end)}: ${Object.entries(lines).filter(([, c]) => c[i] && c[i][0] !== null)
+    .map(([name, c]) => `${name} ${number(c[i][0])}`).join(", ")}</title></rect>`);
+  return html`<svg width="${width}" height="${height}" role="img" aria-label="estimated and realised ${(estimated || realized).metric}">
+    <line class="base" x1="${left}" y1="${height - bottom}" x2="${width}" y2="${height - bottom}"/>
+    <text class="axis" x="${left - 6}" y="${px(y(low) + 3)}" text-anchor="end">${number(low)}</text>
+    <text class="axis" x="${left - 6}" y="${px(y(high) + 3)}" text-anchor="end">${number(high)}</text>
+    <text class="axis" x="${left}" y="${height - 3}">${time(history[0].end)}</text>
+    <text class="axis" x="${width}" y="${height - 3}" text-anchor="end">${time(history[history.length - 1].end)}</text>
+    ${band.length > 0 && html`<polygon class="band" points="${band.join(" ")}"/>`}
+    <polyline class="limit" points="${points(judged, 1).join(" ")}"/><polyline class="limit" points="${points(judged, 2).join(" ")}"/>
+    ${draw("realized")}${draw("estimated")}${tips}</svg>`;
+}
+
 // Shares of the values: the reference behind, the window before it, over the same bars.
 export function histogram(h, window, continuous, width, height, labelled = false) {
   const reference = h.shares.reference, current = h.shares[window] || [];
