@@ -1,7 +1,8 @@
-"""Where a column has changed: what gained and lost, and how much of the distance that explains."""
+"""Where to look: what in a column gained and lost, which categories are new, which scores broke."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,16 @@ from scipy.special import rel_entr
 
 from stream_monitor.cells import Cells
 from stream_monitor.expose.histograms import bars
-from stream_monitor.schema import IntArray
+from stream_monitor.methods.performance.ranges import Range
+from stream_monitor.methods.performance.realized import RealizedBlock
+from stream_monitor.methods.unseen_names import NAME, Names
+from stream_monitor.panes.layout import Counted
+from stream_monitor.reference.profile import Part
+from stream_monitor.schema import FloatArray, IntArray
+from stream_monitor.values import DRIFT, QUALITY, REALIZED, Value, note_of
 
 _SHOWN = 0.005  # parts that explain less are left out
+_BROKEN = 3.0  # standard errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +68,8 @@ def changes(cells: Cells, counts: IntArray, most: int = 5) -> list[Change]:
 
 
 def _runs(
-    labels: list[str],
-    p: np.ndarray[tuple[int], np.dtype[np.float64]],
-    q: np.ndarray[tuple[int], np.dtype[np.float64]],
-) -> tuple[
-    list[str],
-    np.ndarray[tuple[int], np.dtype[np.float64]],
-    np.ndarray[tuple[int], np.dtype[np.float64]],
-]:
+    labels: list[str], p: FloatArray, q: FloatArray
+) -> tuple[list[str], FloatArray, FloatArray]:
     """Neighbouring bars between which the direction of the change stays, as one."""
     direction = np.sign(q - p)
     starts = np.flatnonzero(np.append(True, direction[1:] != direction[:-1]))
@@ -95,3 +97,54 @@ def sentence(found: list[Change]) -> str:
         for c in found[:2]
     ]
     return "; ".join(parts)
+
+
+def notes(
+    part: Part,
+    window: Counted,
+    values: Iterable[Value],
+    realized: RealizedBlock | None,
+) -> dict[str, str]:
+    """What can be said of a window's alerts, by :func:`~stream_monitor.values.note_of`."""
+    found: dict[str, str] = {}
+    for value in values:
+        key = note_of(value)
+        if not value.alert or key in found:
+            continue
+        text = ""
+        if value.family == DRIFT and value.feature in part.cells:
+            text = sentence(changes(part.cells[value.feature], window.column(value.feature)))
+        elif value.family == QUALITY and value.metric == "unseen_values":
+            text = unseen(window, value.feature)
+        elif value.family == REALIZED and realized is not None:
+            text = broken(realized.ranges(part.reference, window))
+        if text:
+            found[key] = text
+    return found
+
+
+def unseen(window: Counted, column: str) -> str:
+    """The most frequent unseen categories by name; empty where names are not kept."""
+    names = window.sketches.get(NAME)
+    if not isinstance(names, Names):
+        return ""
+    entries = sorted(names.columns.get(column, ()), key=lambda e: (-e.count, e.name))
+    more = f" and {len(entries) - 3} more" if len(entries) > 3 else ""
+    listed = ", ".join(f"{e.name!r} ({e.count:,} rows)" for e in entries[:3])
+    return f"new: {listed}{more}" if listed else ""
+
+
+def broken(ranges: Iterable[Range]) -> str:
+    """The score range whose labels are furthest from what the reference makes expect.
+
+    Empty where no range is three standard errors off: then it is the scores that have moved.
+    """
+    known = [r for r in ranges if r.error > 0]
+    worst = max(known, key=lambda r: abs(r.observed - r.expected) / r.error, default=None)
+    if worst is None or abs(worst.observed - worst.expected) < _BROKEN * worst.error:
+        return ""
+    place = f"{worst.low:.3g} … {worst.high:.3g}"
+    return (
+        f"scores {place} of class {worst.label}: {worst.observed:.1%} are of it, the reference "
+        f"makes expect {worst.expected:.1%} (± {worst.error:.1%}, {worst.rows:,} rows)"
+    )

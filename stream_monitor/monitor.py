@@ -271,6 +271,7 @@ class Monitor:
                     index=result.index,
                     rows=result.rows,
                     features=sorted({v.feature or v.metric for v in flagged}),
+                    notes=dict(result.notes),
                 )
 
 

@@ -11,6 +11,8 @@ import msgspec
 
 from stream_monitor.detectors.config import DetectorConfig
 from stream_monitor.detectors.track import Track
+from stream_monitor.explain import notes
+from stream_monitor.methods.performance.realized import RealizedBlock
 from stream_monitor.panes.layout import Counted, Sketch
 from stream_monitor.panes.partition import Partition
 from stream_monitor.panes.windows import ROWS, TIME, Window
@@ -215,6 +217,8 @@ class Publisher:
             if closed and by_time:
                 state.rows[number] = counted.rows
                 state.rows = {n: state.rows[n] for n in sorted(state.rows)[-_HISTORY:]}
+            values = part.judge.values(measured, counted, closed=closed, history=history)
+            realized = part.evaluator.blocks.get("realized_performance")
             results.append(
                 WindowResult(
                     part.name,
@@ -226,9 +230,14 @@ class Publisher:
                     window.end(number) if by_time else summed.last,
                     counted.rows,
                     closed,
-                    part.judge.values(measured, counted, closed=closed, history=history)
-                    + self._detected(part, window, number, closed=closed),
+                    values + self._detected(part, window, number, closed=closed),
                     state.revisions.get(number, 0),
+                    notes(
+                        part.reference,
+                        counted,
+                        values,
+                        realized if isinstance(realized, RealizedBlock) else None,
+                    ),
                 )
             )
         return results

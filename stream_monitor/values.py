@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from math import isnan, nan
 
@@ -54,7 +54,8 @@ class WindowResult:
     ``start`` and ``end`` are microseconds since the epoch; for a window of rows they are the
     first and last event time in it. ``end`` is exclusive for windows of time. ``closed`` is False
     while the watermark has not passed the end; ``revision`` counts how often a closed window was
-    published anew because more of it arrived.
+    published anew because more of it arrived. ``notes`` says of alerts in words where to look, by
+    family and feature as :func:`note_of` joins them.
     """
 
     model: str
@@ -68,6 +69,12 @@ class WindowResult:
     closed: bool
     values: tuple[Value, ...]
     revision: int = 0
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+def note_of(value: Value) -> str:
+    """The key of a value's note."""
+    return f"{value.family}/{value.feature}"
 
 
 def rows_of(result: WindowResult) -> Iterator[dict[str, object]]:

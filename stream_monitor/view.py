@@ -6,11 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from stream_monitor.config.model import WindowConfig
 from stream_monitor.config.units import format_duration
-from stream_monitor.explain import changes, sentence
 from stream_monitor.expose.snapshot import FiringAlert, ModelView, WindowView
 from stream_monitor.panes.windows import Window
 from stream_monitor.publish import Publisher
-from stream_monitor.values import DRIFT, Value, WindowResult
+from stream_monitor.values import Value, WindowResult, note_of
 from stream_monitor.watch import Watched, WatchedPart
 
 HISTORY = 60
@@ -87,13 +86,8 @@ class Views:
             for view in model.windows:
                 if view.closed is None:
                     continue
-                for value in view.closed.values:
-                    if value.alert:
-                        text = ""
-                        if value.family == DRIFT and value.feature in view.closed_counts:
-                            cells = model.cells[value.feature]
-                            text = sentence(changes(cells, view.closed_counts[value.feature]))
-                        found.append(_firing(view.closed, value, view.history, text))
+                newest, history = view.closed, view.history
+                found += (_firing(newest, v, history) for v in newest.values if v.alert)
         return tuple(found)
 
 
@@ -105,9 +99,7 @@ def _length(config: WindowConfig) -> str:
     return size if not every or every == config.size else f"{size} every {format_duration(every)}"
 
 
-def _firing(
-    newest: WindowResult, value: Value, history: Sequence[WindowResult], explanation: str
-) -> FiringAlert:
+def _firing(newest: WindowResult, value: Value, history: Sequence[WindowResult]) -> FiringAlert:
     since = newest.end
     for result in reversed(history):
         same = (v for v in result.values if _identity(v) == _identity(value))
@@ -128,7 +120,7 @@ def _firing(
         newest.rows,
         newest.end,
         since,
-        explanation,
+        newest.notes.get(note_of(value), ""),
     )
 
 

@@ -8,8 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
-from stream_monitor.explain import changes, sentence
-from stream_monitor.schema import Kind
+from stream_monitor.explain import broken, changes, sentence, unseen
+from stream_monitor.methods import REGISTRY
+from stream_monitor.methods.performance.realized import RealizedBlock
+from stream_monitor.methods.unseen_names import NAME, Entry, Names
+from stream_monitor.panes.layout import Counted, Layout
+from stream_monitor.schema import Kind, Role
+from tests.blocks import learned
 from tests.building import cells_of, counts_of
 
 
@@ -68,3 +73,29 @@ def test_nothing_to_say_of_the_same_counts_or_none() -> None:
     assert changes(cells, cells.counts) == []
     assert changes(cells, np.zeros_like(cells.counts)) == []
     assert sentence([]) == ""
+
+
+def test_unseen_categories_are_named_by_frequency() -> None:
+    counts = {"b": 5, "a": 7, "c": 2, "d": 1}
+    found = [("x", Entry(i, name, count)) for i, (name, count) in enumerate(counts.items())]
+    window = Counted(Layout.of({}, {}), np.zeros(1, np.int64), {NAME: Names.of(found)})
+    assert unseen(window, "x") == "new: 'a' (7 rows), 'b' (5 rows), 'c' (2 rows) and 1 more"
+    assert unseen(window, "y") == ""
+
+
+def test_the_score_range_that_broke_is_told_and_noise_is_not() -> None:
+    rng = np.random.default_rng(2)
+    score = rng.random(20_000)
+    reference = {"score": score, "target": np.where(rng.random(20_000) < score, "1", "0")}
+    roles = {"score": Role.SCORE, "target": Role.TARGET}
+    method = learned(REGISTRY.block["realized_performance"], reference, roles=roles)
+    assert isinstance(method.block, RealizedBlock)
+    fresh = rng.random(5_000)
+    turned = np.where((fresh > 0.8) & (rng.random(5_000) < 0.5), 1 - fresh, fresh)
+    for truth, says in ((fresh, False), (turned, True)):
+        window = {"score": fresh, "target": np.where(rng.random(5_000) < truth, "1", "0")}
+        text = broken(method.block.ranges(method.window(reference), method.window(window)))
+        assert bool(text) == says
+        if says:
+            low = float(text.removeprefix("scores ").split(" ")[0])
+            assert low > 0.75

@@ -87,7 +87,7 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     )  # fmt: skip
     firing = FiringAlert(
         "loans", "1", "", "day", "income", "drift", "jensen_shannon", 0.25, float("nan"), 0.1,
-        4_000, BEGIN + 11 * DAY, BEGIN + 11 * DAY,
+        4_000, BEGIN + 11 * DAY, BEGIN + 11 * DAY, "where it changed " * 20,
     )  # fmt: skip
     cells = model.profile.cells
     shown = ModelView("loans", "1", "", "ab12", 4_000, cells, (view,))
@@ -137,6 +137,18 @@ def samples(text: str) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
         for s in family.samples:
             found.setdefault(s.name, {})[tuple(sorted(s.labels.items()))] = s.value
     return found
+
+
+def test_explanations_of_alerts_are_bounded(site: Site, snapshot: Snapshot) -> None:
+    (firing,) = snapshot.alerts
+    many = tuple(replace(firing, feature=f"f{i}") for i in range(80))
+    site.board.publish(replace(snapshot, alerts=(*many, *many)))
+    text = site.get("/metrics")[1]
+    lines = [x for x in text.splitlines() if x.startswith("stream_monitor_alert_info{")]
+    assert len(lines) == 50
+    assert all('…"' in line for line in lines)
+    texts = [line.split('explanation="')[1].partition('"')[0] for line in lines]
+    assert max(map(len, texts)) == 160
 
 
 def test_every_metric_is_in_the_catalogue_and_promtool_finds_no_fault(site: Site) -> None:
@@ -247,7 +259,7 @@ def test_windows_have_the_columns_of_a_backtest_and_the_filling_one_is_not_judge
     rows = list(csv.DictReader(io.StringIO(site.get("/api/v1/windows?format=csv")[1])))
     assert len(rows) == 120
     lines = site.get("/api/v1/windows?format=jsonl&limit=2&state=closed")[1].splitlines()
-    assert [json.loads(x)["window_index"] for x in lines] == [9] * 5 + [10] * 5
+    assert [json.loads(x)["window_index"] for x in lines] == [9] * 10 + [10] * 10
 
 
 @pytest.mark.parametrize(

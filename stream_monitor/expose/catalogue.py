@@ -112,6 +112,8 @@ CATALOGUE: dict[str, Metric] = {
         Metric("detections", "gauge", _VALUE,
                "Drifts that a sequential detector found in the window's panes; metric: its name."),
         Metric("detections_alert", "gauge", _VALUE, "1 if detections is above 0, else 0."),
+        Metric("alert_info", "gauge", (*_WINDOW, "feature", "family", "explanation"),
+               "What a value in alert means, in words; always 1, only while it is one."),
         # the window that is still filling: shown, never judged
         Metric("live_window_rows", "gauge", _WINDOW, "Rows so far in the window that is filling."),
         Metric("live_drift_score", "gauge", _VALUE, "drift_score so far, not judged."),

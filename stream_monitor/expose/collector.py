@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from stream_monitor.expose.catalogue import CATALOGUE
-from stream_monitor.expose.snapshot import ServiceView, Snapshot, WindowView
+from stream_monitor.expose.snapshot import FiringAlert, ServiceView, Snapshot, WindowView
 from stream_monitor.values import (
     DETECTORS,
     DRIFT,
@@ -28,6 +28,8 @@ from stream_monitor.values import (
 
 _BUCKETS = (0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 _MICROSECONDS = 1e6
+_EXPLANATIONS = 50  # in a scrape
+_EXPLANATION = 160  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ class SnapshotCollector:
                 page.add("reference_rows", labels, model.reference_rows)
             for window in model.windows:
                 _window(page, window)
+        _alerts(page, snapshot.alerts)
         page.add("series", (), page.values)
         page.add("series_dropped", (), page.dropped)
         yield from page.metrics()
@@ -203,6 +206,21 @@ def _window(page: _Page, view: WindowView) -> None:
             if (names := _FAMILIES.get(value.family)) is not None:
                 name = f"live_{names.value}"
                 page.value(name, (*labels, value.feature, value.metric), value.value)
+
+
+def _alerts(page: _Page, alerts: Iterable[FiringAlert]) -> None:
+    """Explanations, each once; so many and so long that labels stay bounded."""
+    explained = {
+        (a.model, a.version, a.segment, a.window, a.feature, a.family, _cut(a.explanation))
+        for a in alerts
+        if a.explanation
+    }
+    for labels in sorted(explained)[:_EXPLANATIONS]:
+        page.add("alert_info", labels, 1)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _EXPLANATION else text[: _EXPLANATION - 1] + "…"
 
 
 def _labels(result: WindowResult) -> tuple[str, ...]:

@@ -33,7 +33,8 @@ ROWS_COUNT = Definition(
 class Evaluator:
     """The chosen methods, made ready for one reference.
 
-    ``drift`` and ``shares`` hold the methods of single columns, by (column, metric).
+    ``drift`` and ``shares`` hold the methods of single columns, by (column, metric), ``blocks``
+    those of the model as a whole, by name.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Evaluator:
         self._cells = cells
         self._compat = compat
         self._registry = registry
+        self.blocks = blocks
         self.drift: dict[tuple[str, str], BoundDrift] = {}
         self.shares: dict[tuple[str, str], tuple[ShareMethod, BoolArray]] = {}
         self._derived: dict[str, RowMethod] = {}

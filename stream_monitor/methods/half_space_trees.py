@@ -115,15 +115,26 @@ class _Scorer:
         self._inputs = inputs
         self._trees = trees
         self._window = int(mass[0].sum())
-        self._totals = trees.totals(mass.ravel(), self._window)
+        self._mass = mass.ravel()
+        self._totals = trees.totals(self._mass, self._window)
+
+    def leaves(self, batch: ColumnBatch) -> Iterator[NDArray[np.intp]]:
+        """intp[T, m]: the leaf of each row in each tree, some rows after others."""
+        for values in self._inputs.chunks(batch):
+            yield self._trees.leaves(values)
+
+    def scores(self, leaves: NDArray[np.intp]) -> FloatArray:
+        """float64[m] in [0, 1): River's score with the reference as its last full window."""
+        return self._trees.scores(self._totals, self._window, leaves)
 
     def score(self, batch: ColumnBatch) -> FloatArray:
-        """float64[n] in [0, 1): River's score with the reference as its last full window."""
-        parts = [
-            self._trees.scores(self._totals, self._window, self._trees.leaves(values))
-            for values in self._inputs.chunks(batch)
-        ]
+        """float64[n], the scores of a batch."""
+        parts = [self.scores(leaves) for leaves in self.leaves(batch)]
         return np.concatenate(parts) if parts else np.empty(0)
+
+    def isolation(self) -> tuple[IntArray, FloatArray]:
+        """See :meth:`~stream_monitor.methods.trees.Trees.isolation`."""
+        return self._trees.isolation(self._mass, self._window)
 
     @property
     def edges(self) -> FloatArray:
@@ -181,6 +192,14 @@ def _span(column: Column, cells: Cells) -> tuple[float, float, float] | None:
     return summary.minimum, summary.maximum, float(summary.sample[len(summary.sample) // 2])
 
 
+def rare(counts: IntArray) -> BoolArray:
+    """bool[K]: the score's cells at or above which at most 1 % of int64[K] rows lie."""
+    above = np.cumsum(counts[::-1])[::-1]
+    found: BoolArray = above * _TAIL <= above[0]
+    found[0] = False  # the first cell begins at no edge
+    return found
+
+
 class OutlierShare:
     """The share of rows that score at or above the reference's 99th percentile.
 
@@ -201,11 +220,8 @@ class OutlierShare:
     def mask(self, cells: Cells) -> BoolArray | None:
         if cells.column.role is not Role.DERIVED or cells.column.name != OUTLIER_SCORE:
             return None
-        above = np.cumsum(cells.values[::-1])[::-1]
-        rare = above * _TAIL <= cells.counts.sum()
-        rare[0] = False  # the first cell begins at no edge
         mask = np.zeros(cells.slots, dtype=np.bool_)
-        mask[: cells.size] = rare
+        mask[: cells.size] = rare(cells.values)
         return mask
 
     def expected(self, cells: Cells) -> tuple[float, float]:

@@ -130,6 +130,38 @@ class Trees:
             going &= mass >= _SIZE_LIMIT * window
         return total
 
+    def isolation(self, leaf_mass: IntArray, window: int) -> tuple[IntArray, FloatArray]:
+        """The cut that sets the rows of a leaf most apart, of those that count in its score.
+
+        A cut after which m of M learned rows are left sets a row apart by
+        log₂((M + 2) / (2 (m + 1))) bits: 0 where it halves them, more the fewer are left. The
+        first of equal ones counts.
+
+        Parameters
+        ----------
+        leaf_mass : int64[leaf_count]
+            Learned rows a leaf.
+        window
+            How many rows were learned.
+
+        Returns
+        -------
+        int64[leaf_count], the feature that it cuts, by position; float64[leaf_count], its bits,
+        0 where no cut on the path leaves less than half.
+        """
+        levels = self.masses(leaf_mass)
+        best, bits = np.zeros(self.number, dtype=np.int64), np.zeros(self.number)
+        going = levels[0] >= _SIZE_LIMIT * window
+        for level, mass in enumerate(levels[1:]):
+            inner = slice((1 << level) - 1, (2 << level) - 1)
+            feature = np.repeat(self.feature[:, inner].ravel(), 2)
+            apart = np.log2((np.repeat(levels[level], 2) + 2) / (2 * (mass + 1)))
+            best, bits, going = np.repeat(best, 2), np.repeat(bits, 2), np.repeat(going, 2)
+            better = going & (apart > bits)
+            best[better], bits[better] = feature[better], apart[better]
+            going &= mass >= _SIZE_LIMIT * window
+        return best, bits
+
     def scores(self, totals: IntArray, window: int, leaves: NDArray[np.intp]) -> FloatArray:
         """float64[n] in [0, 1]: 1 − sum over trees / (T × window × (2**(height + 1) − 1))."""
         greatest = self.number * window * ((2 << self.height) - 1)
