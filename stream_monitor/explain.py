@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +10,14 @@ from scipy.special import rel_entr
 
 from stream_monitor.cells import Cells
 from stream_monitor.expose.histograms import bars
+from stream_monitor.methods.outlier_features import CONTRIBUTION
 from stream_monitor.methods.performance.ranges import Range
 from stream_monitor.methods.performance.realized import RealizedBlock
 from stream_monitor.methods.unseen_names import NAME, Names
 from stream_monitor.panes.layout import Counted
 from stream_monitor.reference.profile import Part
 from stream_monitor.schema import FloatArray, IntArray
-from stream_monitor.values import DRIFT, QUALITY, REALIZED, Value, note_of
+from stream_monitor.values import DRIFT, OUTLIERS, QUALITY, REALIZED, Value, note_of
 
 _SHOWN = 0.005  # parts that explain less are left out
 _BROKEN = 3.0  # standard errors
@@ -102,7 +103,7 @@ def sentence(found: list[Change]) -> str:
 def notes(
     part: Part,
     window: Counted,
-    values: Iterable[Value],
+    values: Sequence[Value],
     realized: RealizedBlock | None,
 ) -> dict[str, str]:
     """What can be said of a window's alerts, by :func:`~stream_monitor.values.note_of`."""
@@ -116,11 +117,20 @@ def notes(
             text = sentence(changes(part.cells[value.feature], window.column(value.feature)))
         elif value.family == QUALITY and value.metric == "unseen_values":
             text = unseen(window, value.feature)
+        elif value.family == OUTLIERS:
+            text = isolated(values)
         elif value.family == REALIZED and realized is not None:
             text = broken(realized.ranges(part.reference, window))
         if text:
             found[key] = text
     return found
+
+
+def isolated(values: Iterable[Value]) -> str:
+    """The features that set a window's outliers apart; empty where that is not measured."""
+    parts = {v.feature: v.value for v in values if v.metric == CONTRIBUTION and v.value > 0}
+    most = sorted(parts, key=lambda name: (-parts[name], name))[:3]
+    return f"set apart by {', '.join(f'{n} ({parts[n]:.0%})' for n in most)}" if most else ""
 
 
 def unseen(window: Counted, column: str) -> str:

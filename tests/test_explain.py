@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
-from stream_monitor.explain import broken, changes, sentence, unseen
+from stream_monitor.explain import broken, changes, isolated, sentence, unseen
 from stream_monitor.methods import REGISTRY
 from stream_monitor.methods.performance.realized import RealizedBlock
 from stream_monitor.methods.unseen_names import NAME, Entry, Names
 from stream_monitor.panes.layout import Counted, Layout
 from stream_monitor.schema import Kind, Role
+from stream_monitor.values import Value
 from tests.blocks import learned
 from tests.building import cells_of, counts_of
 
@@ -99,3 +100,12 @@ def test_the_score_range_that_broke_is_told_and_noise_is_not() -> None:
         if says:
             low = float(text.removeprefix("scores ").split(" ")[0])
             assert low > 0.75
+
+
+def test_the_features_that_set_outliers_apart_are_named_by_their_part() -> None:
+    parts = {"a": 0.1, "b": 0.6, "c": 0.25, "d": 0.05}
+    values = [Value(name, "outliers", "outlier_contribution", part) for name, part in parts.items()]
+    assert isolated([*values, Value("", "outliers", "outlier_share", 0.3)]) == (
+        "set apart by b (60%), c (25%), a (10%)"
+    )
+    assert isolated([]) == ""

@@ -224,7 +224,7 @@ class MethodsConfig(Section):
     outliers: bool = True
     blocks: list[str] = Field(
         default=["statistics", "reconstruction_error", "cbpe", "realized_performance",
-                 "realized_losses", "cardinality", "unseen_names"],
+                 "realized_losses", "outlier_features", "cardinality", "unseen_names"],
         description="methods of the model as a whole that `reference build` prepares, each where "
         "the reference has what it needs; `dle` and `domain_classifier` need LightGBM",
     )  # fmt: skip

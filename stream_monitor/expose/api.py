@@ -1,4 +1,4 @@
-"""The JSON API: windows, alerts, dead letters, and what the status page draws."""
+"""The JSON API: windows, alerts, explanations, dead letters, and what the status page draws."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from itertools import chain, islice
 from typing import Any
 
@@ -18,14 +18,16 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from stream_monitor.errors import StoreError
+from stream_monitor.explain import changes
 from stream_monitor.expose.snapshot import Snapshot
 from stream_monitor.expose.status import Selection, SelectionError, alert, status
 from stream_monitor.store.base import DeadLetter, Store
-from stream_monitor.values import COLUMNS, rfc3339, rows_of
+from stream_monitor.values import COLUMNS, WindowResult, rfc3339, rows_of
 
 _JSON = "application/json"
 _FORMATS = {"json": _JSON, "csv": "text/csv", "jsonl": "application/jsonl"}
 _STATES = ("closed", "filling")
+_EXPLAINED = ("model", "version", "segment", "window", "feature")
 _MOST_LETTERS = 10_000
 _ROWS_A_PIECE = 500
 
@@ -47,6 +49,7 @@ class Api:
         return [
             Route("/api/v1/status", self._status, methods=["GET"]),
             Route("/api/v1/alerts", self._alerts, methods=["GET"]),
+            Route("/api/v1/explanations", self._explanations, methods=["GET"]),
             Route("/api/v1/windows", self._windows, methods=["GET"]),
             Route("/api/v1/dead-letters", self._dead_letters, methods=["GET"]),
         ]
@@ -67,6 +70,12 @@ class Api:
     def _alerts(self, _request: Request) -> Response:
         snapshot = self._current()
         return _json({"alerts": [alert(a) for a in snapshot.alerts] if snapshot else []})
+
+    def _explanations(self, request: Request) -> Response:
+        chosen = {name: text.split(",") for name, text in request.query_params.items()}
+        if unknown := sorted(chosen.keys() - set(_EXPLAINED)):
+            raise HTTPException(400, f"{unknown[0]}: there are {', '.join(_EXPLAINED)}")
+        return _json({"explanations": list(_explained(self._current(), chosen))})
 
     def _windows(self, request: Request) -> Response:
         filters = dict(request.query_params)
@@ -118,8 +127,46 @@ def _filling(snapshot: Snapshot | None, filters: Mapping[str, str]) -> Iterator[
     for model in snapshot.models if snapshot else ():
         for view in model.windows:
             for row in rows_of(view.filling) if view.filling else ():
-                if all(row[name] in wanted for name, wanted in chosen.items()):
+                if _fits(row, chosen):
                     yield row
+
+
+def _explained(snapshot: Snapshot | None, chosen: Mapping[str, list[str]]) -> Iterator[Row]:
+    """What is noted and what changed, a feature of a newest closed or filling window.
+
+    Features of which there is nothing to say are left out; the feature is empty where a note is on
+    the model as a whole.
+    """
+    for model in snapshot.models if snapshot else ():
+        for view in model.windows:
+            states = (view.closed, view.closed_counts), (view.filling, view.filling_counts)
+            for state, (result, counts) in zip(_STATES, states, strict=True):
+                for feature in ("", *model.cells) if result else ():
+                    key = model.name, model.version, model.segment, view.name, feature
+                    place = dict(zip(_EXPLAINED, key, strict=True))
+                    if _fits(place, chosen) and result is not None:
+                        cells = model.cells.get(feature)
+                        changed = changes(cells, counts[feature]) if cells and counts else []
+                        notes = {f: n for (f, name), n in _notes(result) if name == feature}
+                        if notes or changed:
+                            yield place | {
+                                "state": state,
+                                "window_end": rfc3339(result.end) if result.end > 0 else None,
+                                "rows": result.rows,
+                                "notes": notes,
+                                "changes": [asdict(change) for change in changed],
+                            }
+
+
+def _notes(result: WindowResult) -> Iterator[tuple[tuple[str, str], str]]:
+    """The notes of a window, by family and feature."""
+    for key, note in result.notes.items():
+        family, _, feature = key.partition("/")
+        yield (family, feature), note
+
+
+def _fits(row: Row, chosen: Mapping[str, list[str]]) -> bool:
+    return all(row[name] in wanted for name, wanted in chosen.items())
 
 
 def _rendered(rows: Iterator[Row], form: str, watermark: int) -> Iterator[bytes]:

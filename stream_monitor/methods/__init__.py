@@ -9,6 +9,7 @@ from stream_monitor.methods import (  # noqa: F401 - imported for their registra
     jensen_shannon,
     kolmogorov_smirnov,
     l_infinity,
+    outlier_features,
     performance,
     psi,
     quality,
