@@ -13,6 +13,8 @@ import pyarrow.parquet
 import pytest
 
 from stream_monitor.batch import ColumnBatch
+from stream_monitor.cli import main
+from stream_monitor.cli.methods import definitions
 from stream_monitor.config.load import parse_config
 from stream_monitor.decode.base import Target
 from stream_monitor.decode.table import TableDecoder
@@ -184,3 +186,21 @@ def test_the_same_window_gives_the_same_bits(case: Any) -> None:
         values.append([np.float64(m.value).tobytes() for m in measure.measure(window)])
         np.testing.assert_array_equal(window.vector, vector)
     assert values[0] == values[1]
+
+
+def test_the_command_lists_every_metric_with_its_meaning(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["methods"]) == 0
+    listed = capsys.readouterr().out
+    metrics = {definition.metric for _, definition in definitions()}
+    assert {"jensen_shannon", "roc_auc", "mean", "duplicate_ids", "rows_count"} <= metrics
+    lines = [line.split("│") for line in listed.splitlines() if "│" in line]
+    assert metrics == {line[2].strip() for line in lines if line[2].strip()} - {"metric"}
+    assert all(definition.help.endswith(".") for _, definition in definitions())
+    chosen = [key for key, _ in definitions()]
+    assert {key.split(":")[0] for key in chosen} == {
+        "always", "methods.continuous", "methods.categorical", "methods.quality",
+        "methods.outliers", "methods.blocks",
+    }  # fmt: skip
