@@ -18,7 +18,9 @@ from stream_monitor.methods.half_space_trees import HalfSpaceTrees, OutlierShare
 from stream_monitor.methods.outlier_features import CONTRIBUTION, NAME, OutlierFeatures
 from stream_monitor.methods.trees import grow
 from stream_monitor.panes.layout import Counted
-from stream_monitor.schema import Column, Kind, Role, Schema
+from stream_monitor.schema import Column, IntArray, Kind, Role, Schema
+from stream_monitor.watch import WatchedPart, watch
+from tests import worlds
 from tests.blocks import Columns, Counting, cells_from, learned, parts
 
 METHOD = OutlierFeatures()
@@ -172,3 +174,21 @@ def test_values_are_shown_under_their_feature(counting: Counting) -> None:
         (CONTRIBUTION, f"x{i}") for i in range(6)
     ]
     assert all(0 <= m.value <= 1 for m in found.values())
+
+
+@pytest.fixture(scope="module")
+def part(tmp_path_factory: pytest.TempPathFactory) -> tuple[WatchedPart, IntArray]:
+    (model,), _ = watch(worlds.build(tmp_path_factory.mktemp("w")).config(), "test")
+    return model.parts[0], model.profile.chunks[0]
+
+
+def test_contributions_are_not_judged_however_many_outliers(
+    part: tuple[WatchedPart, IntArray],
+) -> None:
+    whole, chunk = part
+    window = Counted(whole.reference.layout, chunk.copy())
+    window.block("outlier_features")[:] *= 100
+    found = whole.judge.values(whole.evaluator.measure(window), window, closed=True)
+    own = [v for v in found if v.metric == "outlier_contribution"]
+    assert own
+    assert all(v.alert is None and isnan(v.upper_threshold) for v in own)

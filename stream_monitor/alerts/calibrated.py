@@ -109,4 +109,4 @@ def _judged(m: Measured) -> bool:
         return False
     if m.metric != m.definition.metric:
         return False  # one of many cells of a confusion matrix, whose rates are judged
-    return m.family == OUTLIERS or m.spread > 0
+    return m.spread > 0

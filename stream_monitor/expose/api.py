@@ -165,7 +165,7 @@ def _notes(result: WindowResult) -> Iterator[tuple[tuple[str, str], str]]:
         yield (family, feature), note
 
 
-def _fits(row: Row, chosen: Mapping[str, list[str]]) -> bool:
+def _fits(row: Mapping[str, object], chosen: Mapping[str, list[str]]) -> bool:
     return all(row[name] in wanted for name, wanted in chosen.items())
 
 

@@ -66,7 +66,8 @@ def ranges(
             rows, n = float(counts.sum()), float(reference.totals[column][own].sum())
             expected = float(rate[own] @ counts / rows) if rows else nan
             observed = float(window.positives[column][own].sum() / rows) if rows else nan
-            error = sqrt(expected * (1 - expected) * (1 / rows + 1 / n)) if rows and n else nan
+            likely = (expected * n + 0.5) / (n + 1)  # a rate of 0 of n rows is not known to be 0
+            error = sqrt(likely * (1 - likely) * (1 / rows + 1 / n)) if rows and n else nan
             found.append(
                 Range(
                     problem.classes[label],
