@@ -16,8 +16,10 @@ from stream_monitor.schema import FloatArray, IntArray
 _QUANTILES = 320
 _EQUAL = 48
 # Finer, so that also drifted windows of unusual data come within 1e-3 of exact values.
+_TAIL = 18  # edges on each side of the range
 _COMPAT_QUANTILES = 2_000
 _COMPAT_EQUAL = 500
+_COMPAT_TAIL = 400
 
 Counts = IntArray | FloatArray
 Formula = Callable[[Counts, Counts], FloatArray]
@@ -154,10 +156,11 @@ def fine_edges(summary: Summary, *, compat: bool = False) -> FloatArray:
     - Each distinct value on its own where the summary lists them, else 320 quantiles (2,000 with
       ``compat``);
     - 48 cells (500) of equal width over the range, for long tails and for gaps between values;
-    - on each side beyond the range 18 edges at a constant ratio, from 1/16 of the interquartile
-      range to 16 times the range, then two a decade up to 1.6 million times it, for what a changed
-      sign or unit, or a sentinel such as -9999, brings. Of a constant, "range" is its absolute
-      value, or 1 where that is 0; without an interquartile range they begin at 1/64 of the range;
+    - on each side beyond the range 18 edges (400) at a constant ratio, from 1/16 of the
+      interquartile range to 16 times the range, then two a decade up to 1.6 million times it, for
+      what a changed sign or unit, or a sentinel such as -9999, brings. Of a constant, "range" is
+      its absolute value, or 1 where that is 0; without an interquartile range they begin at 1/64
+      of the range;
     - the minimum, and the float next to the maximum.
 
     Returns
@@ -172,7 +175,7 @@ def fine_edges(summary: Summary, *, compat: bool = False) -> FloatArray:
     else:
         body = quantile_edges(summary, _COMPAT_QUANTILES if compat else _QUANTILES)
     with np.errstate(over="ignore"):
-        steps = _steps(summary)
+        steps = _steps(summary, _COMPAT_TAIL if compat else _TAIL)
         tails = np.concatenate([low - steps, high + steps])
     even = _even(low, high, _COMPAT_EQUAL if compat else _EQUAL)
     ends = [[low], above(np.array([high]))]
@@ -180,14 +183,14 @@ def fine_edges(summary: Summary, *, compat: bool = False) -> FloatArray:
     return edges[np.isfinite(edges)]
 
 
-def _steps(summary: Summary) -> FloatArray:
-    """How far beyond the range the edges of the tails lie."""
+def _steps(summary: Summary, number: int) -> FloatArray:
+    """How far beyond the range the edges of the tails lie, so many of them up to 16 times it."""
     scale = (summary.maximum - summary.minimum) or abs(summary.minimum) or 1.0
     scale = min(max(scale, 1e-300), 1e300)  # so that float64 has the steps
     lower, upper = np.quantile(summary.sample, [0.25, 0.75], method="inverted_cdf")
     near = min((upper - lower) / 16, scale / 16) or scale / 64
     far = np.geomspace(10**0.5, 1e5, 10)
-    return np.concatenate([np.geomspace(near, 16 * scale, 18), 16 * scale * far])
+    return np.concatenate([np.geomspace(near, 16 * scale, number), 16 * scale * far])
 
 
 def above(values: FloatArray) -> FloatArray:

@@ -121,7 +121,7 @@ function drawPerformance(view) {
   at("performance").hidden = !view.performance.length;
   put(at("charts"), view.performance.map((p) => {
     const estimated = p.estimated_performance, realized = p.realized_performance;
-    const value = (v, word) => v && html` <span class="key-${word}">${word} ${number(v.value)}</span> ${v.alert ? html`<span class="chip bad">▲</span>` : ""}`;
+    const value = (v, word) => v && v.value !== null && html` <span class="key-${word}">${word} ${number(v.value)}</span> ${v.alert ? html`<span class="chip bad">▲</span>` : ""}`;
     return html`<figure><figcaption><strong>${p.metric}</strong>${value(estimated, "estimated")}${value(realized, "realised")}</figcaption>
       ${performance(estimated, realized, view.history, 390, 130)}</figure>`;
   }));
