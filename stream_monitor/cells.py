@@ -16,6 +16,7 @@ histogram, a single value) is stored as the next larger float, so that one rule 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import nan
 
 import numpy as np
 
@@ -124,6 +125,20 @@ def codes_of(edges: FloatArray, numbers: FloatArray) -> IntArray:
         codes[~finite] = k + 2
         codes[np.isnan(numbers)] = k
     return codes
+
+
+def moments(cells: Cells) -> tuple[float, float, float]:
+    """Mean, variance and third central moment of the reference's values, each at its cell's point.
+
+    The divisor is their number; NaN without any.
+    """
+    counts, points = cells.values, cells.points
+    total = int(counts.sum())
+    if not total:
+        return nan, nan, nan
+    mean = float(counts @ points) / total
+    variance = float(counts @ (points - mean) ** 2) / total
+    return mean, variance, float(counts @ (points - mean) ** 3) / total
 
 
 def coarsened(cells: Cells, edges: FloatArray) -> tuple[Cells, IntArray]:

@@ -19,7 +19,7 @@ from stream_monitor.detectors.checks import series_problems
 from stream_monitor.detectors.errors import Errors
 from stream_monitor.errors import ConfigError, Problem, ProfileError
 from stream_monitor.methods import REGISTRY
-from stream_monitor.methods.base import Sketcher
+from stream_monitor.methods.base import Block, Sketcher
 from stream_monitor.methods.evaluate import Evaluator
 from stream_monitor.panes.count import Counter
 from stream_monitor.panes.layout import Counted
@@ -159,9 +159,14 @@ def _watched(
         )
     identity = orjson.dumps([profile.fingerprint, grains], option=orjson.OPT_SORT_KEYS)
     digest = blake2b(identity, digest_size=8).hexdigest()
-    learned = profile.learned
+    learned = {name: {**arrays, **_worth(config)} for name, arrays in profile.learned.items()}
     scorers, blocks, sketchers = loaded(REGISTRY, profile.schema, profile.cells, learned)
-    parts = profile.parts
+    chosen = {name: s for name, s in sketchers.items() if name in config.blocks}
+    whole, *segments = profile.parts
+    parts = [_part(model, profile, whole, config, digest, blocks=blocks, sketchers=chosen)]
+    for segment in segments:
+        _, own, _ = loaded(REGISTRY, profile.schema, segment.cells, learned)
+        parts.append(_part(model, profile, segment, config, digest, blocks=own, sketchers={}))
     counter = Counter(profile.schema, profile.cells, profile.layout, scorers, blocks)
     return Watched(
         model.name,
@@ -170,24 +175,28 @@ def _watched(
         target_of(model.name, model.version, profile.schema, profile.cells),
         counter,
         SegmentCounter(profile),
-        {name: s for name, s in sketchers.items() if name in config.blocks},
+        chosen,
         Errors(profile.schema, profile.cells),
-        tuple(_part(model, profile, part, config, digest) for part in parts),
+        tuple(parts),
     )
 
 
 def _part(
-    model: ModelConfig, profile: Profile, part: Part, config: Config, digest: str
+    model: ModelConfig,
+    profile: Profile,
+    part: Part,
+    config: Config,
+    digest: str,
+    *,
+    blocks: Mapping[str, Block],
+    sketchers: Mapping[str, Sketcher],
 ) -> WatchedPart:
-    learned = {name: {**arrays, **_worth(config)} for name, arrays in profile.learned.items()}
-    _, blocks, sketchers = loaded(REGISTRY, profile.schema, part.cells, learned)
-    chosen = config.blocks
     evaluator = Evaluator(
         part.cells,
         part.reference,
         REGISTRY,
-        {name: block for name, block in blocks.items() if name in chosen},
-        {name: s for name, s in sketchers.items() if name in chosen and not part.label},
+        {name: block for name, block in blocks.items() if name in config.blocks},
+        sketchers,
         continuous=config.methods.continuous,
         categorical=config.methods.categorical,
         quality=config.methods.quality,

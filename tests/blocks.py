@@ -136,6 +136,26 @@ def parts(n: int, rows: int) -> Iterator[IntArray]:
         yield np.arange(start, min(start + rows, n))
 
 
+def assert_any_parts_count_the_same(
+    counting: Counting, columns: Columns, *, groups: int, size: int, rng: np.random.Generator
+) -> None:
+    """Batches of so many rows in random order add up to one batch, a group and all together."""
+    batch = counting.batch(columns)
+    before = batch.numbers.copy()
+    rows = len(batch)
+    group = rng.integers(0, groups, rows)
+    expected = counting.counts(batch, group, groups)
+    order = rng.permutation(rows)
+    found = np.zeros_like(expected)
+    for part in parts(rows, size):
+        some = order[part]
+        found += counting.counts(batch.take(some), group[some], groups)
+    np.testing.assert_array_equal(found, expected)
+    single = counting.counts(batch, np.zeros(rows, dtype=np.int64), 1)
+    np.testing.assert_array_equal(single[0], expected.sum(axis=0))
+    np.testing.assert_array_equal(batch.numbers, before)
+
+
 def data_set(folder: Path, prefix: str, period: str, names: Sequence[str]) -> dict[str, Any]:
     """Columns of one of NannyML's data sets."""
     table = pa.parquet.read_table(folder / f"{prefix}_{period}.parquet", columns=list(names))

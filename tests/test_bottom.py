@@ -28,7 +28,7 @@ from stream_monitor.methods.cardinality import (
     log_chance,
     varies,
 )
-from stream_monitor.methods.volume import Volume, scale, volume_limit
+from stream_monitor.methods.volume import Volume, scale
 from stream_monitor.panes.bottom import NONE, Bottom, value_hashes
 from stream_monitor.panes.layout import Counted, Layout
 from stream_monitor.schema import FloatArray, IntArray, Kind, Schema
@@ -383,7 +383,6 @@ def test_volume_keeps_the_stated_rate(history: int, dispersion: float) -> None:
     for *before, now in counts.tolist():
         volume = Volume.of(before)
         low, high = volume.limit(level)
-        assert (low, high) == volume_limit(before, level)
         outside = now < low or now > high
         assert outside is (volume.p_value(now) < level)
         out += outside
@@ -393,7 +392,7 @@ def test_volume_keeps_the_stated_rate(history: int, dispersion: float) -> None:
 def test_an_outage_in_the_history_does_not_hide_the_next() -> None:
     history = np.random.default_rng(6).poisson(1_000, 30)
     history[:6] = [0, 0, 0, 0, 9_000, 0]
-    low, high = volume_limit(history, 0.001)
+    low, high = Volume.of(history).limit(0.001)
     assert 700 < low < 900
     assert 1_100 < high < 1_400
     assert Volume.of(history).p_value(0) < 1e-6
@@ -401,12 +400,12 @@ def test_an_outage_in_the_history_does_not_hide_the_next() -> None:
 
 def test_too_short_a_history_has_no_limit() -> None:
     for history in ([], [5, 6, 7, 8]):
-        low, high = volume_limit(history, 0.01)
+        low, high = Volume.of(history).limit(0.01)
         assert isnan(low)
         assert isnan(high)
         assert isnan(Volume.of(history).p_value(3))
-    assert volume_limit([0] * 5, 0.01)[0] == 0
+    assert Volume.of([0] * 5).limit(0.01)[0] == 0
     with pytest.raises(ValueError, match="from 0 on"):
-        volume_limit([1, 2, -3, 4, 5], 0.01)
+        Volume.of([1, 2, -3, 4, 5]).limit(0.01)
     with pytest.raises(ValueError, match="at least two"):
         scale(np.ones(1))

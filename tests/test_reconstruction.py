@@ -21,6 +21,7 @@ from stream_monitor.schema import FloatArray, IntArray, Role, Schema
 from tests.blocks import (
     Columns,
     Counting,
+    assert_any_parts_count_the_same,
     cells_from,
     data_set,
     differences,
@@ -176,17 +177,7 @@ def test_any_batches_order_and_groups_count_the_same(
     rng = np.random.default_rng(seed)
     columns = mixed(rows, seed)
     columns["x0"] = columns["x0"] * 10.0 ** rng.integers(0, 12)
-    batch = counting.batch(columns)
-    group = rng.integers(0, groups, rows)
-    expected = counting.counts(batch, group, groups)
-    order = rng.permutation(rows)
-    found = np.zeros_like(expected)
-    for part in parts(rows, size):
-        some = order[part]
-        found += counting.counts(batch.take(some), group[some], groups)
-    np.testing.assert_array_equal(found, expected)
-    single = counting.counts(batch, np.zeros(rows, dtype=np.int64), 1)
-    np.testing.assert_array_equal(single[0], expected.sum(axis=0))
+    assert_any_parts_count_the_same(counting, columns, groups=groups, size=size, rng=rng)
 
 
 def test_a_long_batch_counts_as_its_rows_one_by_one(counting: Counting) -> None:

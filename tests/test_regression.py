@@ -21,7 +21,16 @@ from stream_monitor.methods.regression.realized_losses import RealizedLosses
 from stream_monitor.panes.layout import Counted
 from stream_monitor.schema import FloatArray, Role, Schema
 from stream_monitor.values import REALIZED
-from tests.blocks import Columns, Counting, cells_from, data_set, learned, nannyml_table, parts
+from tests.blocks import (
+    Columns,
+    Counting,
+    assert_any_parts_count_the_same,
+    cells_from,
+    data_set,
+    learned,
+    nannyml_table,
+    parts,
+)
 
 DLE, REALIZED_LOSSES = DirectLossEstimation(), RealizedLosses()
 ROLES = {"prediction": Role.PREDICTION, "target": Role.TARGET, "score": Role.SCORE}
@@ -281,17 +290,7 @@ def test_any_batches_order_and_groups_count_the_same(
     columns = houses(rows, seed, gaps=0.2)
     columns["target"] *= 10.0 ** rng.integers(-12, 12, rows)
     columns["prediction"][rng.random(rows) < 0.1] = np.inf
-    batch = counting.batch(columns)
-    group = rng.integers(0, groups, rows)
-    expected = counting.counts(batch, group, groups)
-    order = rng.permutation(rows)
-    found = np.zeros_like(expected)
-    for part in parts(rows, size):
-        some = order[part]
-        found += counting.counts(batch.take(some), group[some], groups)
-    np.testing.assert_array_equal(found, expected)
-    single = counting.counts(batch, np.zeros(rows, dtype=np.int64), 1)
-    np.testing.assert_array_equal(single[0], expected.sum(axis=0))
+    assert_any_parts_count_the_same(counting, columns, groups=groups, size=size, rng=rng)
 
 
 def test_a_long_batch_counts_as_its_rows(counting: Counting) -> None:

@@ -22,6 +22,7 @@ from stream_monitor.panes.layout import Counted
 from stream_monitor.schema import FloatArray, Role, Schema
 from tests.blocks import (
     Counting,
+    assert_any_parts_count_the_same,
     cells_from,
     data_set,
     differences,
@@ -231,17 +232,7 @@ def test_any_batches_order_and_groups_count_the_same(
     columns = heavy(rows, seed)
     columns["heavy"] *= 10.0 ** rng.integers(0, 300, rows)
     columns["skew"][rng.random(rows) < 0.2] = np.inf
-    batch = counting.batch(columns)
-    before = batch.numbers.copy()
-    group = rng.integers(0, groups, rows)
-    expected = counting.counts(batch, group, groups)
-    order = rng.permutation(rows)
-    found = np.zeros_like(expected)
-    for part in parts(rows, size):
-        some = order[part]
-        found += counting.counts(batch.take(some), group[some], groups)
-    np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(batch.numbers, before)
+    assert_any_parts_count_the_same(counting, columns, groups=groups, size=size, rng=rng)
 
 
 def test_a_long_batch_counts_as_its_parts(counting: Counting) -> None:

@@ -6,7 +6,6 @@ from grafana_foundation_sdk.builders import dashboard
 
 from boards.panels import (
     BY_VALUE,
-    BY_WINDOW,
     FEATURE,
     FEATURE_UID,
     WINDOW,
@@ -16,6 +15,7 @@ from boards.panels import (
     metric,
     number,
     variable,
+    window_rows,
     window_variables,
 )
 
@@ -55,12 +55,7 @@ def build() -> dashboard.Dashboard:
                 bad_above=1,
                 width=6,
             ),
-            number(
-                "Rows",
-                "Rows of the newest closed windows that are shown.",
-                f"sum({BY_WINDOW} ({metric('window_rows', WINDOW)}))",
-                width=6,
-            ),
+            window_rows(6),
             number(
                 "Window ended",
                 "End of the newest closed window, event time.",

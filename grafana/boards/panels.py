@@ -114,6 +114,16 @@ def number(
     return panel.with_target(_target("A", Query(query)).instant())
 
 
+def window_rows(width: int) -> stat.Panel:
+    """How many rows the shown windows have."""
+    return number(
+        "Rows",
+        "Rows of the newest closed windows that are shown.",
+        f"sum({BY_WINDOW} ({metric('window_rows', WINDOW)}))",
+        width=width,
+    )
+
+
 def lines(
     title: str,
     description: str,

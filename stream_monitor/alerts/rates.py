@@ -9,7 +9,7 @@ import numpy as np
 from scipy import special, stats
 
 from stream_monitor.alerts.limits import NO_LIMIT, Limit
-from stream_monitor.cells import Cells
+from stream_monitor.cells import Cells, moments
 from stream_monitor.methods.base import Measured, ShareMethod
 from stream_monitor.schema import FloatArray
 
@@ -112,13 +112,10 @@ def mean_limit(cells: Cells, m: Measured, level: float) -> Limit:
     where κ is 0): outlier scores are skew, and a normal quantile far out would be passed several
     times too often by windows of 100 rows. NaN for an empty reference or one without spread.
     """
-    counts, points = cells.values, cells.points
-    total = int(counts.sum())
+    total = int(cells.values.sum())
     if not total:
         return NO_LIMIT
-    mean = float(counts @ points) / total
-    variance = float(counts @ (points - mean) ** 2) / total
-    third = float(counts @ (points - mean) ** 3) / total
+    mean, variance, third = moments(cells)
     spread = math.sqrt(variance * (1 / m.rows + 1 / total))
     if not spread:
         return NO_LIMIT

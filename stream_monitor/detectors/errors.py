@@ -8,9 +8,8 @@ import numpy as np
 
 from stream_monitor.batch import ColumnBatch
 from stream_monitor.cells import Cells
+from stream_monitor.methods.performance.problem import class_name
 from stream_monitor.schema import PREDICTION, TARGET, IntArray, Schema
-
-_BOOLEANS = {"false": "0", "true": "1"}  # a column of booleans may stand beside one of 0 and 1
 
 
 class Errors:
@@ -22,7 +21,7 @@ class Errors:
         if not self.known:
             return
         self._rows = rows[PREDICTION], rows[TARGET]
-        names = [[_BOOLEANS.get(c, c) for c in cells[n].categories] for n in (PREDICTION, TARGET)]
+        names = [[class_name(c) for c in cells[n].categories] for n in (PREDICTION, TARGET)]
         number = {name: i for i, name in enumerate(dict.fromkeys(names[0] + names[1]))}
         # unseen, missing and wrong type are no class
         self._classes = [np.array([number[n] for n in some] + [-1, -1, -1]) for some in names]

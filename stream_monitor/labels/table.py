@@ -27,17 +27,11 @@ class LabelTable:
     A label is a row with an id and a value, in the columns that the mapping names; a model column
     is used where there is one, a row without a usable id is left out. Of several labels of one
     event the last one counts. A label here takes the place of one in the event.
-
-    Attributes
-    ----------
-    rows
-        Labels read.
     """
 
     def __init__(
         self, paths: list[Path], mapping: MappingConfig, targets: list[Target], progress: Progress
     ) -> None:
-        self.rows = 0
         self._models = {
             index: _ModelLabels(target, column)
             for index, target in enumerate(targets)
@@ -51,7 +45,6 @@ class LabelTable:
                         f"{', '.join(map(str, paths))}: no column {name!r}; there are "
                         f"{', '.join(chunk.columns)}; see mapping.id and mapping.label"
                     )
-            self.rows += chunk.rows
             ids, names = ids_of(chunk, mapping.id), texts_of(chunk, mapping.model)
             for model in self._models.values():
                 own = np.array([n in (None, model.name) for n in names], dtype=np.bool_)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from stream_monitor.cells import Cells
+from stream_monitor.cells import Cells, moments
 from stream_monitor.methods import unseen_names
 from stream_monitor.methods.base import (
     Block,
@@ -77,8 +77,11 @@ class Evaluator:
                 mask = share.mask(column)
                 if mask is not None:
                     self.shares[name, metric] = (share, mask)
-
-        self._moments = {name: _moments(cells[name]) for name in self._derived}
+        self._moments = {name: moments(cells[name]) for name in self._derived}
+        self._expected: dict[tuple[str, str], float] = {}
+        for (name, metric), (share, _) in self.shares.items():
+            a, b = share.expected(cells[name])
+            self._expected[name, metric] = a / (a + b)
 
     def measure(self, window: Counted) -> list[Measured]:
         """Every value of a window."""
@@ -107,7 +110,7 @@ class Evaluator:
         rows = window.rows
         for name, method in self._derived.items():
             mean = float(joined(window.block(name))[0]) / rows if rows else math.nan
-            expected, variance = self._moments[name]
+            expected, variance, _ = self._moments[name]
             yield Measured(
                 method.definition,
                 name,
@@ -129,8 +132,7 @@ class Evaluator:
             count = int(window.column(name)[mask].sum())
             feature = "" if name in self._derived else name
             ratio = count / rows if rows else math.nan
-            a, b = share.expected(self._cells[name])
-            expected = a / (a + b)
+            expected = self._expected[name, metric]
             yield Measured(
                 share.definition,
                 metric,
@@ -156,10 +158,3 @@ def singly(cells: Cells, window: Counted) -> tuple[IntArray, IntArray]:
     rest = counts[cells.unseen] - each.sum()
     reference = np.append(cells.values, np.zeros(len(each), dtype=np.int64))
     return reference, np.concatenate([counts[: cells.unseen], [rest], each])
-
-
-def _moments(cells: Cells) -> tuple[float, float]:
-    """Mean and variance of a derived column's cells."""
-    total = int(cells.values.sum())
-    mean = float(cells.values @ cells.points) / total
-    return mean, float(cells.values @ (cells.points - mean) ** 2) / total

@@ -91,11 +91,6 @@ class Volume:
         return 2 * float(stats.t.sf(away, self.freedom))
 
 
-def volume_limit(history: ArrayLike, level: float) -> tuple[float, float]:
-    """Lower and upper limit of a window's rows; see :class:`Volume`."""
-    return Volume.of(history).limit(level)
-
-
 def _even(counts: FloatArray) -> FloatArray:
     found: FloatArray = 2 * np.sqrt(counts + 0.375)
     return found

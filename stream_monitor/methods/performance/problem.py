@@ -132,26 +132,26 @@ class Problem:
         )
 
 
-def _plain(category: str) -> str:
+def class_name(category: str) -> str:
     """The same name for a boolean and for 0 and 1, which columns of one model may mix."""
     return _BOOLEANS.get(category, category)
 
 
 def _two(categories: list[str]) -> bool:
-    return len({_plain(c) for c in categories}) == 2
+    return len({class_name(c) for c in categories}) == 2
 
 
 def _positive(categories: list[str], configured: str | None, named: str) -> str | None:
-    plain = sorted({_plain(c) for c in categories})
+    plain = sorted({class_name(c) for c in categories})
     if configured is not None:
-        if plain and _plain(configured) not in plain:
+        if plain and class_name(configured) not in plain:
             raise ProfileError(
                 f"reference.positive_class is {configured!r}; predictions and targets of the "
                 f"reference are {', '.join(map(repr, categories))}: name one of these"
             )
-        return _plain(configured)
-    if _plain(named) in plain:
-        return _plain(named)
+        return class_name(configured)
+    if class_name(named) in plain:
+        return class_name(named)
     if set(plain) <= {"0", "1"}:
         return "1"
     return plain[-1] if len(plain) <= 2 else None
@@ -159,10 +159,12 @@ def _positive(categories: list[str], configured: str | None, named: str) -> str 
 
 def _classes_of(categories: tuple[str, ...], classes: tuple[str, ...], *, binary: bool) -> IntArray:
     found = np.full(len(categories) + 3, -1, dtype=np.int64)
-    index = {_plain(c): i for i, c in enumerate(classes)} | {c: i for i, c in enumerate(classes)}
+    index = {class_name(c): i for i, c in enumerate(classes)} | {
+        c: i for i, c in enumerate(classes)
+    }
     for code, category in enumerate(categories):
         if binary:
-            found[code] = POSITIVE if _plain(category) == classes[POSITIVE] else NEGATIVE
+            found[code] = POSITIVE if class_name(category) == classes[POSITIVE] else NEGATIVE
         else:
-            found[code] = index.get(category, index.get(_plain(category), -1))
+            found[code] = index.get(category, index.get(class_name(category), -1))
     return found
