@@ -17,7 +17,9 @@ from stream_monitor.batch import ColumnBatch, Decoded, concatenate
 from stream_monitor.config.model import Config
 from stream_monitor.decode.native import NativeDecoder
 from stream_monitor.decode.table import TableDecoder
+from stream_monitor.labels.rows import origins
 from stream_monitor.labels.table import LabelTable
+from stream_monitor.late_labels import LABELS, LateLabels
 from stream_monitor.panes.partition import Partition
 from stream_monitor.panes.windows import Window
 from stream_monitor.pipeline import ACCEPTED, EXPIRED, LATE, REJECTED, Pipeline
@@ -26,7 +28,9 @@ from stream_monitor.sources.files import FilesSource
 from stream_monitor.tables import read_chunks
 from stream_monitor.values import COLUMNS, WindowResult, rows_of
 from stream_monitor.watch import Watched
+from stream_monitor.watch_outcome import watch_outcomes
 
+_EVENTS = "events"
 _BLOCK = 8_192  # events between two looks at the watermark
 _TEXT = {"model", "version", "segment", "window", "maturity", "window_start", "window_end",
          "feature", "family", "metric"}  # fmt: skip
@@ -59,19 +63,21 @@ def backtest(
     progress: Progress,
     *,
     labels: LabelTable | None = None,
+    late: LateLabels | None = None,
 ) -> tuple[list[WindowResult], Summary]:
     """Every window of the files' events, newest revisions, and what became of the events.
 
     Closed windows are judged; the one that is still filling when the input ends is shown and not
     judged, as in the live service, but with `compat: nannyml`, which judges every chunk. Events
-    that are not in time order are sorted, in memory. Labels count as if the events had brought
-    them.
+    that are not in time order are sorted, in memory. ``labels`` count as if the events had brought
+    them; ``late`` ones as they come, by their own times, and windows that are not mature when the
+    input ends are shown and not judged.
     """
     files = _Files(paths, config, watched, progress, labels)
     try:
-        found, pipeline = _run(_streamed(files), config, watched, windows)
+        found, pipeline = _run(_streamed(files), config, watched, windows, late)
     except _OutOfOrderError:
-        found, pipeline = _run(_sorted(files), config, watched, windows)
+        found, pipeline = _run(_sorted(files), config, watched, windows, late)
     summary = Summary(
         pipeline.tally(ACCEPTED).total(),
         pipeline.tally(LATE).total(),
@@ -88,26 +94,53 @@ class _OutOfOrderError(Exception):
 
 
 def _run(
-    events: Iterable[Decoded], config: Config, watched: list[Watched], windows: tuple[Window, ...]
+    events: Iterable[Decoded],
+    config: Config,
+    watched: list[Watched],
+    windows: tuple[Window, ...],
+    late: LateLabels | None,
 ) -> tuple[list[WindowResult], Pipeline]:
-    pipeline = Pipeline(watched, windows, config)
-    partition = pipeline.partitions["backtest"] = Partition("backtest")
-    results: dict[tuple[str, str, str, str, int], WindowResult] = {}
+    outcomes = watch_outcomes(config, watched, windows, "backtest")
+    pipeline = Pipeline(watched, windows, config, outcomes)
+    partition = pipeline.partitions[_EVENTS] = Partition(_EVENTS)
+    results: dict[tuple[str, str, str, str, str, int], WindowResult] = {}
+
+    def close(at_end: tuple[str, ...] = ()) -> None:
+        for result in pipeline.close(at_end):
+            results[_place(result)] = result
+        if pipeline.join is not None:
+            pipeline.join.prepare()
+
+    if late is not None:
+        late.begin(pipeline)
     for decoded in events:
         pipeline.ingest(partition, decoded)
-        for result in pipeline.close(pipeline.watermark()):
-            results[_place(result)] = result
+        if late is not None and partition.progress is not None:
+            late.feed(pipeline, partition.progress)
+        close()
+    while late is not None and late.feed(pipeline, None):
+        close((_EVENTS,))
+    close((_EVENTS, LABELS))
+    while pipeline.matured is not None and not pipeline.matured.settled():
+        close((_EVENTS, LABELS))
     for result in pipeline.publisher.filling(judged=config.compat is not None):
         results[_place(result)] = result
+    for result in () if pipeline.matured is None else pipeline.matured.filling():
+        results[_place(result)] = result
     order = {w.name: i for i, w in enumerate(config.windows)}
+    ages = {
+        name: i for i, name in enumerate(["", *(pipeline.join.delays if pipeline.join else [])])
+    }
     found = sorted(
-        results.values(), key=lambda r: (r.model, r.version, r.segment, order[r.window], r.index)
+        results.values(),
+        key=lambda r: (r.model, r.version, r.segment, order[r.window], ages[r.maturity], r.index),
     )
     return found, pipeline
 
 
-def _place(result: WindowResult) -> tuple[str, str, str, str, int]:
-    return result.model, result.version, result.segment, result.window, result.index
+def _place(result: WindowResult) -> tuple[str, str, str, str, str, int]:
+    names = result.model, result.version, result.segment, result.window, result.maturity
+    return *names, result.index
 
 
 def _order_of(config: Config, batch: ColumnBatch) -> IntArray:
@@ -174,10 +207,15 @@ class _Files:
     def decoded(self) -> Iterator[Decoded]:
         """The events as they stand in the files, with their labels."""
         for decoded in self._read():
-            if self.labels is not None:
-                for index, batch in decoded.batches.items():
+            for index, batch in decoded.batches.items():
+                if self.labels is not None:
                     decoded.batches[index] = self.labels.attach(index, batch)
             yield decoded
+
+    def _order(self, decoded: Decoded, offsets: IntArray) -> None:
+        if self.config.labels is not None:
+            for batch in decoded.batches.values():
+                batch.origin = origins(0, offsets, batch.record)
 
     def _read(self) -> Iterator[Decoded]:
         config, targets = self.config, [m.target for m in self.watched]
@@ -187,8 +225,12 @@ class _Files:
         total, before = sum(sizes), 0
         for path, size in zip(self.paths, sizes, strict=True):
             if path.suffix in (".parquet", ".csv"):
+                row = 0
                 for chunk in read_chunks([path]):
-                    yield table.decode(chunk)
+                    decoded = table.decode(chunk)
+                    self._order(decoded, np.arange(row, row + chunk.rows))
+                    row += chunk.rows
+                    yield decoded
                     self.progress((before + size * chunk.done) / total)
             else:
                 source = FilesSource(str(path), max_record_size=config.limits.max_record_size)
@@ -196,7 +238,9 @@ class _Files:
                 source.poll(0.0)
                 while not (poll := source.poll(0.0)).finished:
                     for records in poll.records:
-                        yield native.decode(records)
+                        decoded = native.decode(records)
+                        self._order(decoded, records.offsets)
+                        yield decoded
                         done = int(records.position.partition(":")[2])
                         self.progress((before + done) / total)
             before += size

@@ -64,10 +64,14 @@ class ColumnBatch:
         Row of ``numbers`` and event, for each value of a wrong type (its number is NaN).
     record : int64[n]
         Index of the input record each event came from.
-    ids : uint64[n]
-        Hash of the event's id, 0 without one; empty where ids were not asked for.
+    ids : uint64[n, 2]
+        Hash of the event's id, high and low half; (0, 0) without one, shape (0, 2) where ids were
+        not asked for.
     unseen
         The names of unseen categories.
+    origin : uint64[n]
+        What orders the records, see :func:`stream_monitor.labels.rows.origins`; empty where labels
+        do not come late.
     """
 
     event_time: IntArray
@@ -76,8 +80,9 @@ class ColumnBatch:
     codes: CodeArray
     wrong_number: tuple[IntArray, IntArray]
     record: IntArray
-    ids: IdArray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
+    ids: IdArray = field(default_factory=lambda: np.empty((0, 2), dtype=np.uint64))
     unseen: Unseen = field(default_factory=Unseen)
+    origin: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
 
     def __len__(self) -> int:
         return len(self.event_time)
@@ -102,6 +107,7 @@ class ColumnBatch:
             self.record[rows],
             self.ids[rows] if len(self.ids) else self.ids,
             unseen,
+            self.origin[rows] if len(self.origin) else self.origin,
         )
 
 
@@ -112,11 +118,16 @@ def empty_wrong() -> tuple[IntArray, IntArray]:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """An event that cannot be used: ``reason`` is of a bounded set, ``detail`` for people."""
+    """An event that cannot be used: ``reason`` is of a bounded set, ``detail`` for people.
+
+    ``payload`` is the event as it stands in a record that carries several, None where it is the
+    whole record.
+    """
 
     record: int
     reason: str
     detail: str
+    payload: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -148,4 +159,5 @@ def concatenate(schema: Schema, parts: list[ColumnBatch]) -> ColumnBatch:
         np.concatenate([p.record for p in parts]),
         np.concatenate([p.ids for p in parts]),
         Unseen.joined([p.unseen for p in parts], starts[:-1].tolist()),
+        np.concatenate([p.origin for p in parts]),
     )

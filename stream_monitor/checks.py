@@ -64,7 +64,9 @@ def _detector_problems(config: Config) -> list[Problem]:
     source = config.source
     ordered = not isinstance(source, KafkaSource) or source.partitions == 1
     models = [m.name for m in config.models]
-    return detector_problems(config.detectors, models=models, ordered=ordered)
+    return detector_problems(
+        config.detectors, models=models, ordered=ordered, late=config.labels is not None
+    )
 
 
 def client_option_problems(config: Config) -> list[Problem]:

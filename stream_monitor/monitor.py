@@ -11,25 +11,38 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from itertools import product
 from typing import Protocol
 
 import structlog
 
 from stream_monitor import __version__
 from stream_monitor.batch import Reject
-from stream_monitor.config.model import Config, FilesSource, FollowSource, KafkaSource
+from stream_monitor.config.model import (
+    Config,
+    FilesSource,
+    FollowSource,
+    KafkaLabels,
+    KafkaSource,
+    LabelsConfig,
+)
 from stream_monitor.decode.base import REASONS
+from stream_monitor.decode.labels import LabelDecoder
 from stream_monitor.decode.native import NativeDecoder
 from stream_monitor.errors import StoreError
 from stream_monitor.expose.snapshot import ServiceView, Snapshot
+from stream_monitor.labels.join import NAME
+from stream_monitor.labels.rows import origins
 from stream_monitor.panes.partition import Partition
 from stream_monitor.panes.windows import Window
 from stream_monitor.pipeline import ACCEPTED, EXPIRED, LATE, REJECTED, Pipeline
 from stream_monitor.sources.base import Poll, Records, Source
+from stream_monitor.sources.both import PREFIX
 from stream_monitor.store.base import Checkpoint, DeadLetter, Store
 from stream_monitor.values import WindowResult
-from stream_monitor.view import Views
+from stream_monitor.view import Views, join_view
 from stream_monitor.watch import Watched, max_ahead
+from stream_monitor.watch_outcome import Outcomes
 
 _RECORDS, _BYTES = "records", "bytes"
 _POLL_SECONDS = 0.2
@@ -60,6 +73,7 @@ class Monitor:
         store: Store,
         board: Board,
         step_timer: Callable[[str], AbstractContextManager[None]],
+        outcomes: Outcomes | None = None,
     ) -> None:
         self._config = config
         self._watched = watched
@@ -72,8 +86,21 @@ class Monitor:
         self._decoder = NativeDecoder(
             config.mapping, [m.target for m in watched], config.limits.max_record_size
         )
-        self._pipeline = Pipeline(watched, windows, config)
-        self._views = Views(watched, windows, config.windows)
+        self._pipeline = Pipeline(watched, windows, config, outcomes)
+        self._join = self._pipeline.join
+        self._labels: LabelDecoder | None = None
+        self._is_labels: Callable[[str], bool] = lambda _: False
+        judges = {part.key: part.judge for part in self._parts}
+        maturities = [""]
+        if outcomes is not None and config.labels is not None:
+            kinds = {m.name: m.counter.continuous for m in outcomes.join.models.values()}
+            mapping, limit = config.labels.mapping, config.limits.max_record_size
+            self._labels = LabelDecoder(mapping, kinds, limit)
+            self._is_labels = label_partitions(config.labels)
+            judges |= {part.key: part.judge for m in outcomes.models for part in m.parts}
+            maturities += outcomes.join.delays
+        self._judges = judges
+        self._views = Views(watched, windows, config.windows, maturities[1:])
         self._max_ahead = max_ahead(config)
         self._at_end: frozenset[str] = frozenset()
         self._lag: dict[str, int] = {}
@@ -87,12 +114,26 @@ class Monitor:
             for name, reason in self._pipeline.publisher.restore(service).items():
                 log.warning("detector begins anew", detector=name, reason=reason)
         self._cached: dict[str, int] = {}
-        for part in self._parts:
-            if (cache := store.restore_cache(part.key)) is not None:
-                part.judge.limits.load(cache)
-            self._cached[part.key] = part.judge.limits.size
-            for window in windows:
-                self._views.add(store.history(part.name, part.version, part.label, window.name))
+        for key, judge in judges.items():
+            if (cache := store.restore_cache(key)) is not None:
+                judge.limits.load(cache)
+            self._cached[key] = judge.limits.size
+        for part, window, maturity in product(self._parts, windows, maturities):
+            names = part.name, part.version, part.label, window.name
+            self._views.add(store.history(*names, maturity))
+        if outcomes is not None:
+            self._restore_outcomes(outcomes)
+
+    def _restore_outcomes(self, outcomes: Outcomes) -> None:
+        """Outcome panes belong to no input partition: they are there from the start."""
+        state = self._store.restore_partition(NAME)
+        if state is not None:
+            join = outcomes.join
+            join.partition = Partition.restored(NAME, state, join.shapes())
+        stored, _ = self._store.restore_outcomes()
+        if stored is not None and self._pipeline.matured is not None:
+            for name, reason in self._pipeline.matured.restore(stored).items():
+                log.warning("begins anew", what=name, reason=reason)
 
     def run(self, stop: threading.Event) -> None:
         """Go round until told to stop; then commit what was read."""
@@ -115,8 +156,7 @@ class Monitor:
         self._at_end, self._finished = poll.at_end, poll.finished
         self._lag = dict(poll.lag)
         with self._timed("evaluate"):
-            watermark = self._pipeline.watermark(self._at_end)
-            closed = self._pipeline.close(watermark)
+            closed = self._pipeline.close(self._at_end)
         if closed:
             self._dirty = True
             self._results += closed
@@ -132,7 +172,7 @@ class Monitor:
             self.show()
         if not poll.records:
             # a first threshold takes long; while nothing else is to do there is time for it
-            self._dirty |= any(part.judge.prepare() for part in self._parts)
+            self._dirty |= any(judge.prepare() for judge in self._judges.values())
         if poll.finished and not poll.records:
             if self._dirty:
                 self._commit()
@@ -144,24 +184,40 @@ class Monitor:
             # what they sent is in our panes: commit it with their positions before letting go
             self._commit()
             for name in poll.revoked:
-                self._pipeline.partitions.pop(name, None)
+                self._of_kind(name).pop(name, None)
             log.info("partitions revoked", partitions=list(poll.revoked))
         shapes = {key: shape for model in self._watched for key, shape in model.shapes.items()}
         for name in poll.assigned:
             state = self._store.restore_partition(name)
             partition = Partition.restored(name, state, shapes) if state else Partition(name)
-            self._pipeline.partitions[name] = partition
+            self._of_kind(name)[name] = partition
             self._source.seek(name, partition.position)
             log.info("partition assigned", partition=name, position=partition.position)
         if poll.assigned:
             self._ready = True
 
+    def _of_kind(self, name: str) -> dict[str, Partition]:
+        """The partitions of events, or those of labels."""
+        labels = self._is_labels(name)
+        return self._pipeline.label_partitions if labels else self._pipeline.partitions
+
     def _take(self, records: Records) -> None:
-        partition = self._pipeline.partitions[records.partition]
-        with self._timed("decode"):
-            decoded = self._decoder.decode(records)
-        with self._timed("update"):
-            rejects = self._pipeline.ingest(partition, decoded)
+        partition = self._of_kind(records.partition)[records.partition]
+        if self._labels is not None and self._is_labels(records.partition):
+            with self._timed("decode"):
+                labels = self._labels.decode(records)
+            with self._timed("join"):
+                for own in labels.batches.values():
+                    own.origin = origins(partition.number, records.offsets, own.record)
+                rejects = self._pipeline.ingest_labels(partition, labels)
+        else:
+            with self._timed("decode"):
+                decoded = self._decoder.decode(records)
+            with self._timed("update"):
+                if self._join is not None:
+                    for batch in decoded.batches.values():
+                        batch.origin = origins(partition.number, records.offsets, batch.record)
+                rejects = self._pipeline.ingest(partition, decoded)
         partition.position = records.position
         partition.tally(_RECORDS, records.partition, len(records))
         partition.tally(_BYTES, records.partition, sum(map(len, records.payloads)))
@@ -177,9 +233,8 @@ class Monitor:
 
     def _hold_back(self) -> None:
         """Pause partitions that run ahead of the slowest, so that few panes are open at once."""
-        progress = {
-            n: p.progress for n, p in self._pipeline.partitions.items() if n not in self._at_end
-        }
+        every = self._pipeline.partitions | self._pipeline.label_partitions
+        progress = {n: p.progress for n, p in every.items() if n not in self._at_end}
         known = [p for p in progress.values() if p is not None]
         if len(known) < len(progress):
             ahead = frozenset(n for n, p in progress.items() if p is not None)
@@ -192,33 +247,50 @@ class Monitor:
         """Write everything since the last commit, or keep it for the next attempt."""
         if not self._dirty:
             return
+        pipeline, ledgers = self._pipeline, {}
+        partitions = pipeline.partitions | pipeline.label_partitions
+        if self._join is not None:
+            try:
+                with self._timed("ledger"):
+                    ledgers = self._join.prepare()
+            except StoreError as error:
+                self._failed(error)
+                return
+            partitions = partitions | {NAME: self._join.partition}
         checkpoint = Checkpoint(
-            {n: p.checkpoint() for n, p in self._pipeline.partitions.items()},
-            self._pipeline.publisher.state(),
+            {n: p.checkpoint() for n, p in partitions.items()},
+            pipeline.publisher.state(),
             self._results,
             self._dead_letters,
             {
-                part.key: part.judge.limits.dump()
-                for part in self._parts
-                if part.judge.limits.size != self._cached[part.key]
+                key: judge.limits.dump()
+                for key, judge in self._judges.items()
+                if judge.limits.size != self._cached[key]
             },
+            None if pipeline.matured is None else pipeline.matured.state(),
+            ledgers,
         )
         try:
             with self._timed("commit"):
                 self._store.commit(checkpoint)
         except StoreError as error:
-            self._commit_failures += 1
             for name, state in checkpoint.partitions.items():
-                self._pipeline.partitions[name].unchecked(state)
-            log.error("commit failed, will be tried again", error=str(error))
-            self._committed = time.monotonic()
+                partitions[name].unchecked(state)
+            self._failed(error)
             return
+        if self._join is not None:
+            self._join.committed()
         for key in checkpoint.caches:
-            self._cached[key] = next(p.judge.limits.size for p in self._parts if p.key == key)
+            self._cached[key] = self._judges[key].limits.size
         self._results, self._dead_letters = [], []
         self._dirty = False
         self._committed = time.monotonic()
         self._last_commit = time.time_ns() // 1_000
+
+    def _failed(self, error: StoreError) -> None:
+        self._commit_failures += 1
+        log.error("commit failed, will be tried again", error=str(error))
+        self._committed = time.monotonic()
 
     def show(self) -> None:
         """Put a new snapshot on the board."""
@@ -228,8 +300,11 @@ class Monitor:
 
     def _service(self) -> ServiceView:
         pipeline = self._pipeline
-        partitions = pipeline.partitions
+        partitions = pipeline.partitions | pipeline.label_partitions
         progress = [p.progress for p in partitions.values() if p.progress is not None]
+        panes = [pane for p in partitions.values() for pane in p.panes.values()]
+        if self._join is not None:
+            panes += self._join.partition.panes.values()
         return ServiceView(
             version=__version__,
             source=self._source_name,
@@ -239,9 +314,7 @@ class Monitor:
             last_commit=self._last_commit,
             last_record=max(progress, default=0),
             watermark=pipeline.watermark(self._at_end) or 0,
-            state_bytes=sum(
-                pane.counts.nbytes for p in partitions.values() for pane in p.panes.values()
-            ),
+            state_bytes=sum(pane.counts.nbytes for pane in panes),
             memory_limit=self._config.limits.memory,
             commit_failures=self._commit_failures,
             dead_letters_dropped=self._store.dead_letters_dropped,
@@ -253,6 +326,7 @@ class Monitor:
             late=self._by_model(LATE),
             expired=self._by_model(EXPIRED),
             rejected=dict.fromkeys(REASONS, 0) | dict(pipeline.tally(REJECTED)),
+            join=None if self._join is None else join_view(self._join),
         )
 
     def _by_model(self, what: str) -> dict[tuple[str, str], int]:
@@ -268,11 +342,20 @@ class Monitor:
                     model=result.model,
                     version=result.version,
                     window=result.window,
+                    maturity=result.maturity,
                     index=result.index,
                     rows=result.rows,
                     features=sorted({v.feature or v.metric for v in flagged}),
                     notes=dict(result.notes),
                 )
+
+
+def label_partitions(config: LabelsConfig) -> Callable[[str], bool]:
+    """Tells the partitions that bring labels from those that bring events."""
+    if isinstance(config.source, KafkaLabels):
+        topics = set(config.source.topics)
+        return lambda name: name.rpartition(":")[0] in topics
+    return lambda name: name.startswith(PREFIX)
 
 
 def describe(config: Config) -> str:
@@ -292,7 +375,7 @@ def _dead_letter(records: Records, reject: Reject) -> DeadLetter:
         records.places[i],
         reject.reason,
         reject.detail,
-        records.payloads[i],
+        records.payloads[i] if reject.payload is None else reject.payload,
         records.keys[i] if records.keys else None,
         tuple(records.headers[i]) if records.headers else (),
         None if records.timestamps is None else int(records.timestamps[i]),

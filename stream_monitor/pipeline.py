@@ -7,20 +7,24 @@ what went in: the events of each partition in order, and the watermark.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from stream_monitor.batch import ColumnBatch, Decoded, Reject
 from stream_monitor.config.model import Config
 from stream_monitor.config.units import format_duration
+from stream_monitor.decode.labels import DecodedLabels
+from stream_monitor.detectors.config import of_labels
+from stream_monitor.mature import Matured
 from stream_monitor.panes.partition import Partition
 from stream_monitor.panes.windows import ROWS, TIME, Window
 from stream_monitor.publish import Publisher
-from stream_monitor.schema import IntArray
+from stream_monitor.schema import BoolArray, IntArray
 from stream_monitor.store.base import PaneKey
 from stream_monitor.values import WindowResult
 from stream_monitor.watch import Watched
+from stream_monitor.watch_outcome import Outcomes
 
 ACCEPTED, LATE, EXPIRED, REJECTED = "accepted", "late", "expired", "rejected"
 
@@ -28,13 +32,27 @@ ACCEPTED, LATE, EXPIRED, REJECTED = "accepted", "late", "expired", "rejected"
 class Pipeline:
     """Counts events into panes, closes windows, evaluates them."""
 
-    def __init__(self, watched: list[Watched], windows: tuple[Window, ...], config: Config) -> None:
+    def __init__(
+        self,
+        watched: list[Watched],
+        windows: tuple[Window, ...],
+        config: Config,
+        outcomes: Outcomes | None = None,
+    ) -> None:
         self._watched = watched
         self._windows = windows
         self._time = config.time
         self._grains = {w.clock: w.grain for w in windows}
         self.partitions: dict[str, Partition] = {}
-        self.publisher = Publisher(watched, windows, self.partitions, config.detectors)
+        self.label_partitions: dict[str, Partition] = {}
+        at_once = [d for d in config.detectors if outcomes is None or not of_labels(d)]
+        self.publisher = Publisher(watched, windows, self.partitions, at_once)
+        self.join = None if outcomes is None else outcomes.join
+        self.matured: Matured | None = None
+        if outcomes is not None and config.labels is not None:
+            self.matured = Matured(
+                outcomes.models, windows, self.publisher, outcomes.join, config.labels
+            )
         self._touched: set[PaneKey] = set()
 
     # --- counting -------------------------------------------------------------------------------
@@ -47,10 +65,37 @@ class Pipeline:
             counted, skewed = self._admit(partition, model, batch)
             rejects += skewed
             if len(counted):
-                self._count(partition, model, counted)
+                self._count(partition, model, counted, index)
         for reject in rejects:
             partition.tally(REJECTED, reject.reason)
         return rejects
+
+    def ingest_labels(self, partition: Partition, decoded: DecodedLabels) -> list[Reject]:
+        """Join a run of labels to their predictions; returns everything that was refused."""
+        rejects = list(decoded.rejects)
+        for name, batch in decoded.batches.items():
+            if not len(batch.time) or self.join is None:
+                continue
+            partition.advance(int(batch.arrival.max()))
+            ahead = batch.time - batch.arrival
+            skewed = ahead > self._time.allowed_skew
+            rejects += self._skewed(batch.record, ahead, skewed)
+            self.join.labels(name, batch.take(np.flatnonzero(~skewed)))
+        for reject in rejects:
+            partition.tally(REJECTED, reject.reason)
+        return rejects
+
+    def _skewed(self, record: IntArray, ahead: IntArray, skewed: BoolArray) -> list[Reject]:
+        allowed = format_duration(self._time.allowed_skew)
+        return [
+            Reject(
+                int(record[row]),
+                "clock_skew",
+                f"its time is {ahead[row] / 1e6:.3f} s ahead of the record timestamp; "
+                f"time.allowed_skew is {allowed}",
+            )
+            for row in np.flatnonzero(skewed).tolist()
+        ]
 
     def _admit(
         self, partition: Partition, model: Watched, batch: ColumnBatch
@@ -72,19 +117,10 @@ class Pipeline:
             return batch, []
         partition.tally(LATE, model.key, int(late.sum()))
         partition.tally(EXPIRED, model.key, int(expired.sum()))
-        allowed = format_duration(self._time.allowed_skew)
-        rejects = [
-            Reject(
-                int(batch.record[row]),
-                "clock_skew",
-                f"event time is {-delay[row] / 1e6:.3f} s ahead of the record timestamp; "
-                f"time.allowed_skew is {allowed}",
-            )
-            for row in np.flatnonzero(skewed).tolist()
-        ]
+        rejects = self._skewed(batch.record, -delay, skewed)
         return batch.take(np.flatnonzero(~refused)), rejects
 
-    def _count(self, partition: Partition, model: Watched, batch: ColumnBatch) -> None:
+    def _count(self, partition: Partition, model: Watched, batch: ColumnBatch, index: int) -> None:
         n = len(batch)
         places: dict[str, IntArray] = {}
         if TIME in self._grains:
@@ -102,26 +138,31 @@ class Pipeline:
             errors = model.errors.of(batch)
             labelled = errors >= 0
             track.feed_events(errors[labelled] > 0, places[clock][labelled] // self._grains[clock])
+        events = batch
+        if self.join is not None:
+            batch = self.join.unlabelled(index, batch)
         slots = model.counter.slots(batch)
+        if self.join is not None:
+            self.join.predictions(index, events, slots, places.get(ROWS))
         for clock, place in places.items():
             pane = place // self._grains[clock]
             grain = self._grains[clock]
             spans = {}
-            for index, counts in slots.count(pane):
-                first, last = index * grain, (index + 1) * grain
+            for number, counts in slots.count(pane):
+                first, last = number * grain, (number + 1) * grain
                 if clock == ROWS:
-                    times = batch.event_time[pane == index]
+                    times = batch.event_time[pane == number]
                     first, last = int(times.min()), int(times.max())
-                spans[index] = first, last
-                key = PaneKey(model.key, clock, index)
-                self._add(partition, key, counts, spans[index])
+                spans[number] = first, last
+                key = PaneKey(model.key, clock, number)
+                self._add(partition, key, counts, spans[number])
                 if model.sketchers:
-                    rows = batch if counts[0] == n else batch.take(np.flatnonzero(pane == index))
+                    rows = batch if counts[0] == n else batch.take(np.flatnonzero(pane == number))
                     made = {name: s.sketch(rows) for name, s in model.sketchers.items()}
                     partition.sketch(key, made)
-            for segment, index, counts in model.segments.count(batch, slots, pane):
-                key = PaneKey(model.parts[1 + segment].key, clock, index)
-                self._add(partition, key, counts, spans[index])
+            for segment, number, counts in model.segments.count(batch, slots, pane):
+                key = PaneKey(model.parts[1 + segment].key, clock, number)
+                self._add(partition, key, counts, spans[number])
 
     def _add(
         self, partition: Partition, key: PaneKey, counts: IntArray, span: tuple[int, int]
@@ -135,27 +176,37 @@ class Pipeline:
         The least progress of all partitions less the allowed lateness. A partition read to its
         end counts as far as the furthest.
         """
-        ended = set(at_end)
-        progress = [p.progress for p in self.partitions.values()]
+        return self._least(self.partitions, set(at_end))
+
+    def _least(self, partitions: Mapping[str, Partition], ended: set[str]) -> int | None:
+        progress = [p.progress for p in partitions.values()]
         furthest = max((p for p in progress if p is not None), default=None)
         if furthest is None:
             return None
         slowest = furthest
-        for name, partition in self.partitions.items():
+        for name, partition in partitions.items():
             if name not in ended:
                 if partition.progress is None:
                     return None
                 slowest = min(slowest, partition.progress)
         return slowest - self._time.allowed_lateness
 
-    def close(self, watermark: int | None) -> list[WindowResult]:
-        """Windows that are closed now and were not, and closed ones that changed since."""
+    def close(self, at_end: Iterable[str] = ()) -> list[WindowResult]:
+        """Windows that are closed now and were not, and closed ones that changed since.
+
+        Those of outcomes wait for the labels' partitions, too.
+        """
+        ended = set(at_end)
         touched, self._touched = self._touched, set()
-        return self.publisher.close(watermark, touched)
+        found = self.publisher.close(self.watermark(ended), touched)
+        if self.matured is not None:
+            every = self.partitions | self.label_partitions
+            found += self.matured.close(self._least(every, ended))
+        return found
 
     def tally(self, what: str) -> Counter[str]:
         """A counter over all partitions."""
         total: Counter[str] = Counter()
-        for partition in self.partitions.values():
+        for partition in (*self.partitions.values(), *self.label_partitions.values()):
             total.update(partition.counters.get(what, {}))
         return total

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from stream_monitor.alerts.unexplained import unexplained
 from stream_monitor.detectors.config import DetectorConfig
 from stream_monitor.detectors.track import Track
 from stream_monitor.explain import notes
@@ -60,6 +61,7 @@ class Publisher:
     ) -> None:
         self._watched = watched
         self._windows = windows
+        self._named = {w.name: w for w in windows}
         self._partitions = partitions
         self._published: dict[tuple[str, str], Published] = {}
         self._floor: dict[tuple[str, str], int] = {}
@@ -139,10 +141,27 @@ class Publisher:
         summed = self._sum(part, window.clock, panes)
         return {} if summed is None else summed.counted.columns()
 
+    def first(self, part: WatchedPart, window: str) -> int | None:
+        """The number of a part's first window; None before the first event."""
+        state = self._state(part, self._named[window])
+        return None if state is None else state.origin
+
+    def index(self, part: WatchedPart, window: str, number: int) -> int:
+        """The index of a part's window, which there must be."""
+        state = self._state(part, self._named[window])
+        return number if state is None else state.index(number)
+
+    def step(self, window: str) -> int:
+        return self._named[window].step
+
+    def rows(self, part: WatchedPart) -> int:
+        """Events counted so far of the part's model."""
+        return sum(p.rows[part.model] for p in self._partitions.values())
+
     def _mark(self, model: Watched, window: Window, watermark: int | None) -> int | None:
         if window.clock == TIME:
             return watermark
-        return sum(p.rows[model.key] for p in self._partitions.values())
+        return self.rows(model.parts[0])
 
     def _origin(self, part: WatchedPart, window: Window) -> int | None:
         if window.clock == ROWS:
@@ -218,6 +237,7 @@ class Publisher:
                 state.rows[number] = counted.rows
                 state.rows = {n: state.rows[n] for n in sorted(state.rows)[-_HISTORY:]}
             values = part.judge.values(measured, counted, closed=closed, history=history)
+            values += unexplained(values, part.outputs)
             realized = part.evaluator.blocks.get("realized_performance")
             results.append(
                 WindowResult(

@@ -23,6 +23,13 @@ STATISTICS = "statistics"
 ESTIMATED = "estimated_performance"
 REALIZED = "realized_performance"
 DETECTORS = "detectors"
+COVARIATE_EFFECT = "covariate_effect"
+CONCEPT_EFFECT = "concept_effect"
+CONCEPT_DRIFT = "concept_drift"
+LABELS = "labels"
+ESTIMATOR = "estimator"
+# families that rest on labels
+LATE = (REALIZED, COVARIATE_EFFECT, CONCEPT_EFFECT, CONCEPT_DRIFT, LABELS, ESTIMATOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,9 @@ class WindowResult:
     first and last event time in it. ``end`` is exclusive for windows of time. ``closed`` is False
     while the watermark has not passed the end; ``revision`` counts how often a closed window was
     published anew because more of it arrived. ``notes`` says of alerts in words where to look, by
-    family and feature as :func:`note_of` joins them.
+    family and feature as :func:`note_of` joins them. ``maturity`` is the age at which labels were
+    looked at, such as ``1d``, empty for what needs none; ``label_share`` then is the share of the
+    rows whose label had come within it, in [0, 1].
     """
 
     model: str
@@ -70,6 +79,8 @@ class WindowResult:
     values: tuple[Value, ...]
     revision: int = 0
     notes: Mapping[str, str] = field(default_factory=dict)
+    maturity: str = ""
+    label_share: float = nan
 
 
 def note_of(value: Value) -> str:
@@ -87,7 +98,9 @@ def rows_of(result: WindowResult) -> Iterator[dict[str, object]]:
         cells = (
             result.model, result.version, result.segment, result.window, result.index,
             rfc3339(result.start) if timed else None, rfc3339(result.end) if timed else None,
-            result.revision, None, result.rows, None, v.feature, v.family, v.metric,
+            result.revision, result.maturity or None, result.rows,
+            None if isnan(result.label_share) else result.label_share,
+            v.feature, v.family, v.metric,
             *(None if isnan(x) else x for x in (
                 v.value, v.p_value, v.sampling_error, v.lower_confidence, v.upper_confidence,
                 v.lower_threshold, v.upper_threshold)),

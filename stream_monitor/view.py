@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from stream_monitor.config.model import WindowConfig
 from stream_monitor.config.units import format_duration
-from stream_monitor.expose.snapshot import FiringAlert, ModelView, WindowView
+from stream_monitor.expose.snapshot import FiringAlert, JoinView, ModelView, OutcomeView, WindowView
+from stream_monitor.labels.join import DELAY_BOUNDS, DELAY_SUM, DELAYS, TOLD, Join
 from stream_monitor.panes.windows import Window
 from stream_monitor.publish import Publisher
 from stream_monitor.values import Value, WindowResult, note_of
@@ -19,22 +21,28 @@ class Views:
     """Keeps the last closed windows of each model and window name."""
 
     def __init__(
-        self, watched: list[Watched], windows: tuple[Window, ...], configs: list[WindowConfig]
+        self,
+        watched: list[Watched],
+        windows: tuple[Window, ...],
+        configs: list[WindowConfig],
+        maturities: Sequence[str] = (),
     ) -> None:
         self._watched = watched
         self._windows = windows
         self._lengths = {c.name: _length(c) for c in configs}
-        self._history: dict[tuple[str, str, str, str], list[WindowResult]] = {
-            (m.name, m.version, part.label, w.name): []
+        self._maturities = maturities
+        self._history: dict[tuple[str, str, str, str, str], list[WindowResult]] = {
+            (m.name, m.version, part.label, w.name, maturity): []
             for m in watched
             for part in m.parts
             for w in windows
+            for maturity in ("", *maturities)
         }
 
     def add(self, results: Iterable[WindowResult]) -> None:
         """Take in closed windows; a new revision replaces the old one."""
         for result in results:
-            key = result.model, result.version, result.segment, result.window
+            key = result.model, result.version, result.segment, result.window, result.maturity
             if key in self._history:
                 # a window that was empty when it closed may come after its successors
                 newest = {r.index: r for r in self._history[key]} | {result.index: result}
@@ -67,7 +75,8 @@ class Views:
         publisher: Publisher,
         filling: WindowResult | None,
     ) -> WindowView:
-        history = tuple(self._history[part.name, part.version, part.label, window.name])
+        names = part.name, part.version, part.label, window.name
+        history = tuple(self._history[*names, ""])
         closed = history[-1] if history else None
         return WindowView(
             window.name,
@@ -77,18 +86,44 @@ class Views:
             filling,
             publisher.counts(part, window, filling) if filling else {},
             history,
+            tuple(self._outcome(names, maturity) for maturity in self._maturities),
         )
+
+    def _outcome(self, names: tuple[str, str, str, str], maturity: str) -> OutcomeView:
+        history = tuple(self._history[*names, maturity])
+        return OutcomeView(maturity, history[-1] if history else None, history)
 
     def alerts(self, models: Iterable[ModelView]) -> tuple[FiringAlert, ...]:
         """Values that the newest closed window of each part and window name judged an alert."""
         found: list[FiringAlert] = []
         for model in models:
             for view in model.windows:
-                if view.closed is None:
-                    continue
-                newest, history = view.closed, view.history
-                found += (_firing(newest, v, history) for v in newest.values if v.alert)
+                for newest, history in (
+                    (view.closed, view.history),
+                    *((outcome.closed, outcome.history) for outcome in view.outcomes),
+                ):
+                    if newest is not None:
+                        found += (_firing(newest, v, history) for v in newest.values if v.alert)
         return tuple(found)
+
+
+def join_view(join: Join) -> JoinView:
+    """What is shown of a join."""
+    counters = join.partition.counters
+    nothing: Counter[str] = Counter()
+    names = sorted({model.name for model in join.models.values()})
+    delays = {}
+    for name in names:
+        buckets = counters.get(DELAYS, nothing)
+        counts = (buckets[f"{i}|{name}"] for i in range(len(DELAY_BOUNDS) + 1))
+        delays[name] = tuple(counts), counters.get(DELAY_SUM, nothing)[name]
+    return JoinView(
+        {what: {n: counters.get(what, nothing)[n] for n in names} for what in TOLD},
+        delays,
+        {ledger.name: ledger.rows for ledger in join.ledgers},
+        sum(ledger.bytes for ledger in join.ledgers),
+        sum(ledger.memory for ledger in join.ledgers),
+    )
 
 
 def _length(config: WindowConfig) -> str:
@@ -121,6 +156,7 @@ def _firing(newest: WindowResult, value: Value, history: Sequence[WindowResult])
         newest.end,
         since,
         newest.notes.get(note_of(value), ""),
+        newest.maturity,
     )
 
 

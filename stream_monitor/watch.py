@@ -16,11 +16,13 @@ from stream_monitor.config.model import Config, KafkaSource, ModelConfig
 from stream_monitor.config.units import format_size
 from stream_monitor.decode.base import Target
 from stream_monitor.detectors.checks import series_problems
+from stream_monitor.detectors.config import of_labels
 from stream_monitor.detectors.errors import Errors
 from stream_monitor.errors import ConfigError, Problem, ProfileError
 from stream_monitor.methods import REGISTRY
-from stream_monitor.methods.base import Block, Sketcher
+from stream_monitor.methods.base import Arrays, Block, Sketcher
 from stream_monitor.methods.evaluate import Evaluator
+from stream_monitor.methods.outcomes.base import REALIZING
 from stream_monitor.panes.count import Counter
 from stream_monitor.panes.layout import Counted
 from stream_monitor.panes.partition import Shape
@@ -28,6 +30,7 @@ from stream_monitor.panes.windows import Window, windows_of
 from stream_monitor.reference.learned import loaded, target_of
 from stream_monitor.reference.profile import Part, Profile, load
 from stream_monitor.reference.split import SegmentCounter
+from stream_monitor.schema import TARGET, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +51,19 @@ class WatchedPart:
     evaluator: Evaluator
     judge: Judge
 
+    @property
+    def outputs(self) -> set[str]:
+        """The columns that do not go into the model but come out of it, or of the world."""
+        roles = (Role.PREDICTION, Role.SCORE, Role.TARGET)
+        return {n for n, cells in self.reference.cells.items() if cells.column.role in roles}
+
 
 @dataclass(frozen=True, slots=True)
 class Watched:
     """One model version under watch.
 
-    ``parts`` are its whole traffic, then its segments; ``key`` is that of the whole.
+    ``parts`` are its whole traffic, then its segments; ``key`` is that of the whole. ``blocks``
+    are all that the reference has, ``learned`` what they were made of.
     """
 
     name: str
@@ -65,6 +75,8 @@ class Watched:
     sketchers: Mapping[str, Sketcher]
     errors: Errors
     parts: tuple[WatchedPart, ...]
+    blocks: Mapping[str, Block]
+    learned: Mapping[str, Arrays]
 
     @property
     def key(self) -> str:
@@ -99,9 +111,12 @@ def watch(config: Config, place: str) -> tuple[list[Watched], tuple[Window, ...]
             layout = whole.reference.layout
             empty = Counted(layout, np.zeros(layout.size, dtype=np.int64))
             measured = whole.evaluator.measure(empty)
-            problems += series_problems(
-                config.detectors, model.name, measured, errors=one.errors.known
-            )
+            own = {
+                i: d
+                for i, d in enumerate(config.detectors)
+                if config.labels is None or not of_labels(d)
+            }
+            problems += series_problems(own, model.name, measured, errors=one.errors.known)
         except ProfileError as error:
             problems.append(Problem(f"models[{i}].reference", str(model.reference), str(error)))
     memory = sum(b.memory for b in budgets(config, watched, windows))
@@ -163,11 +178,13 @@ def _watched(
     scorers, blocks, sketchers = loaded(REGISTRY, profile.schema, profile.cells, learned)
     chosen = {name: s for name, s in sketchers.items() if name in config.blocks}
     whole, *segments = profile.parts
-    parts = [_part(model, profile, whole, config, digest, blocks=blocks, sketchers=chosen)]
+    here = _at_once(blocks, config)
+    parts = [_part(model, profile, whole, config, digest, blocks=here, sketchers=chosen)]
     for segment in segments:
         _, own, _ = loaded(REGISTRY, profile.schema, segment.cells, learned)
+        own = _at_once(own, config)
         parts.append(_part(model, profile, segment, config, digest, blocks=own, sketchers={}))
-    counter = Counter(profile.schema, profile.cells, profile.layout, scorers, blocks)
+    counter = Counter(profile.schema, profile.cells, profile.layout, scorers, here)
     return Watched(
         model.name,
         model.version,
@@ -178,7 +195,15 @@ def _watched(
         chosen,
         Errors(profile.schema, profile.cells),
         tuple(parts),
+        blocks,
+        learned,
     )
+
+
+def _at_once(blocks: Mapping[str, Block], config: Config) -> dict[str, Block]:
+    """The blocks that do not wait for labels."""
+    late = REALIZING if config.labels is not None else ()
+    return {name: block for name, block in blocks.items() if name not in late}
 
 
 def _part(
@@ -201,6 +226,7 @@ def _part(
         categorical=config.methods.categorical,
         quality=config.methods.quality,
         compat=config.compat is not None,
+        hidden=() if config.labels is None else (TARGET,),
     )
     label = f"/{part.label}" if part.label else ""
     return WatchedPart(

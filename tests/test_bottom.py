@@ -201,7 +201,8 @@ class Watching:
     def batch(self, columns: Columns, ids: IntArray | None = None) -> ColumnBatch:
         batch = batch_of(self.schema, self.cells, columns)
         if ids is not None:
-            batch.ids = np.where(ids < 0, np.uint64(0), splitmix64(ids.astype(np.uint64)))
+            hashes = np.where(ids < 0, np.uint64(0), splitmix64(ids.astype(np.uint64)))
+            batch.ids = np.stack([hashes, hashes], axis=1)
         return batch
 
     def measured(

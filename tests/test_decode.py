@@ -7,6 +7,7 @@ import io
 import json
 import math
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import xxhash
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from stream_monitor.batch import ColumnBatch
+from stream_monitor.batch import ColumnBatch, Decoded
 from stream_monitor.config.model import MappingConfig
 from stream_monitor.decode import timestamps
-from stream_monitor.decode.base import REASONS, Target
+from stream_monitor.decode.base import REASONS, RejectedError, Target
+from stream_monitor.decode.ids import NO_ID, id_hashes, keyed
 from stream_monitor.decode.lenient import LenientDecoder
 from stream_monitor.decode.native import NativeDecoder
 from stream_monitor.decode.table import TableDecoder
-from stream_monitor.schema import Column, Kind, Role, Schema
+from stream_monitor.schema import Column, Kind, Role, Schema, category_of
 from stream_monitor.sources.base import Records
 from stream_monitor.tables import read_chunks
 
@@ -102,7 +104,7 @@ def test_an_event_becomes_its_columns() -> None:
         [[1], [1], [1]],
         [],
         [0],
-        [xxhash.xxh3_64_intdigest(event()["id"].encode())],
+        [list(divmod(xxhash.xxh3_128_intdigest(event()["id"].encode()), 2**64))],
         [],
     ]
 
@@ -110,7 +112,7 @@ def test_an_event_becomes_its_columns() -> None:
 BAD = {
     "too_large": b'{"pad": "' + b"x" * LIMIT + b'"}',
     "not_json": b'{"ts": ',
-    "not_an_object": b"[1, 2]",
+    "not_an_object": b"17",
     "missing_field": orjson.dumps({k: v for k, v in event().items() if k != "ts"}),
     "bad_timestamp": orjson.dumps(event(ts="yesterday")),
     "unknown_model": orjson.dumps(event(model="other")),
@@ -183,11 +185,17 @@ def test_the_typed_and_the_lenient_way_agree(
     text = json.dumps(event(features=features, prediction=prediction, score=score))
     payload = text.encode()
     typed = decoder().decode(records(payload))
-    lenient, rejects = LenientDecoder(MappingConfig(), [TARGET]).decode(
-        [payload], np.array([0]), None
-    )
-    assert [r.reason for r in typed.rejects] == [r.reason for r in rejects]
-    assert [rows(b) for b in typed.batches.values()] == [rows(b) for _, b in lenient]
+    found = [rows(b) for b in typed.batches.values()], [r.reason for r in typed.rejects]
+    assert found == leniently(payload)
+
+
+def leniently(payload: bytes) -> tuple[list[Any], list[str]]:
+    """The batch or the reason that the lenient way alone gives."""
+    try:
+        _, batch = LenientDecoder(MappingConfig(), [TARGET]).event(payload, 0, None)
+    except RejectedError as error:
+        return [], [error.reason]
+    return [rows(batch)], []
 
 
 @settings(max_examples=300, deadline=None)
@@ -195,6 +203,7 @@ def test_the_typed_and_the_lenient_way_agree(
 def test_any_bytes_are_counted_once(noise: bytes, place: int, byte: int) -> None:
     good = bytearray(orjson.dumps(event()))
     good[place % len(good)] = byte
+    assume(not noise.lstrip().startswith(b"["))  # an array holds as many events as it likes
     decoded = decoder().decode(records(noise, bytes(good)))
     counted = sum(len(b) for b in decoded.batches.values())
     assert counted + len(decoded.rejects) == 2
@@ -314,3 +323,146 @@ def test_wrong_types_in_files_count_as_in_events(tmp_path: Path) -> None:
     found = rows(TableDecoder(mapping, [TARGET]).decode(chunk).batches[0])
     assert found == rows(decoder(mapping).decode(records(*map(orjson.dumps, odd))).batches[0])
     assert found[4] == [(0, 2)]
+
+
+# --- records of many events ---------------------------------------------------------------------
+
+SECOND = Target("cards", "", SCHEMA, TARGET.categories)
+odd_events = st.one_of(
+    st.builds(
+        lambda features, changes: event(features=features) | changes,
+        st.dictionaries(st.sampled_from(["age", "channel", "member", "other"]), values, max_size=3),
+        st.dictionaries(
+            st.sampled_from(["id", "model", "ts", "score", "features"]),
+            st.one_of(values, st.sampled_from(["loans", "cards"])),
+            max_size=1,
+        ),
+    ),
+    st.just(event()),
+    st.sampled_from([17, None, "text", {}]),
+)
+
+
+def contents(decoded: Decoded, payloads: list[bytes]) -> list[Any]:
+    """All that was decoded, apart from the records it came from; rejects with their own bytes."""
+    batches = {
+        i: [part for k, part in enumerate(rows(b)) if k != 5] for i, b in decoded.batches.items()
+    }
+    refused = [
+        (r.reason, payloads[r.record] if r.payload is None else r.payload) for r in decoded.rejects
+    ]
+    return [batches, sorted(refused)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(odd_events, max_size=8),
+    st.lists(st.integers(0, 8), max_size=3),
+    st.sampled_from([b",", b" ,\n"]),
+    st.booleans(),
+)
+def test_any_split_into_records_gives_the_same_events(
+    some: list[Any], cuts: list[int], comma: bytes, two: bool
+) -> None:
+    own = decoder(None, TARGET, SECOND) if two else decoder()
+    single = [json.dumps(e).encode() for e in some]
+    ends = sorted({0, *cuts, 8})
+    groups = [single[a:b] for a, b in pairwise(ends)]
+    arrays = [b" [" + comma.join(group) + b"]" for group in groups]
+    assert contents(own.decode(records(*arrays)), arrays) == contents(
+        own.decode(records(*single)), single
+    )
+
+
+def test_the_events_of_a_record_share_its_index_and_timestamp() -> None:
+    some = [orjson.dumps(event(id=i)) for i in range(6)]
+    spoilt = orjson.dumps(event(id=6, score="high"))
+    arrays = [b"[" + b",".join(some[:3]) + b"]", some[3], b"[]",
+              b"[" + b",".join([some[4], spoilt, some[5]]) + b"]"]  # fmt: skip
+    decoded = decoder().decode(records(*arrays, stamps=[10, 11, 12, 13]))
+    batch = decoded.batches[0]
+    assert batch.record.tolist() == [0, 0, 0, 1, 3, 3, 3]
+    assert batch.arrival.tolist() == [10, 10, 10, 11, 13, 13, 13]
+    assert batch.ids.tolist() == id_hashes([0, 1, 2, 3, 4, 6, 5], 7).tolist()
+    assert batch.wrong_number[1].tolist() == [5]
+    assert not decoded.rejects
+
+
+def test_a_bad_event_of_a_record_is_refused_alone_with_its_own_bytes() -> None:
+    good, bad = orjson.dumps(event()), orjson.dumps(event(ts="never"))
+    array = b"\n[" + b", ".join([good, bad, b"[1]", good, b"null", b"[]"]) + b"]"
+    whole = b"[" + good + b"," + good  # has no end
+    for own in (decoder(), decoder(None, TARGET, SECOND)):
+        decoded = own.decode(records(good, array, whole))
+        assert decoded.batches[0].record.tolist() == [0, 1, 1]
+        assert [(r.record, r.reason, r.payload) for r in decoded.rejects] == [
+            (1, "bad_timestamp", bad), (1, "not_an_object", b"[1]"), (1, "not_an_object", b"null"),
+            (1, "not_an_object", b"[]"), (2, "not_json", None),
+        ]  # fmt: skip
+
+
+def test_a_dead_letter_holds_the_event_and_not_its_whole_record() -> None:
+    from stream_monitor.monitor import _dead_letter
+
+    array = b"[" + orjson.dumps(event()) + b', {"ts": "never"}]'
+    found = records(array, b"{", stamps=[10, 11])
+    letters = [_dead_letter(found, reject) for reject in decoder().decode(found).rejects]
+    assert [(x.place, x.payload, x.timestamp) for x in letters] == [
+        ("p@0", b'{"ts": "never"}', 10), ("p@1", b"{", 11),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"[" * 100_000, b"[" + b"[" * 50_000 + b"]" * 50_000 + b"]", b"[1,", b"[1 2]", b"[,]", b"[1,]",
+     b"[1]]", b"[\xff]", b'["\xed\xa0\x80", NaN]', b"[NaN", b"[NaN,]", b"[NaN] 1",
+     b"[" + b"9" * 9_000 + b"]",
+     b"[NaN, " + b"9" * 9_000 + b"]", "[1, NaN]".encode("utf-16-le")],
+)  # fmt: skip
+def test_hostile_arrays_are_refused(payload: bytes) -> None:
+    for own in (decoder(), decoder(None, TARGET, SECOND)):
+        decoded = own.decode(records(payload[:LIMIT]))
+        assert not decoded.batches
+        assert decoded.rejects
+        assert {r.record for r in decoded.rejects} == {0}
+
+
+@pytest.mark.parametrize("part", ["model", "version", "ts", "id", "score", "features"])
+def test_a_part_that_is_nested_too_deep_is_no_reason_to_stop(part: str) -> None:
+    # beyond what Python prints, within what the parser reads
+    text = orjson.dumps(event(**{part: "here"})).replace(b'"here"', b"[" * 1_010 + b"]" * 1_010)
+    decoded = decoder().decode(records(text))
+    assert sum(map(len, decoded.batches.values())) + len(decoded.rejects) == 1
+
+
+# --- ids ----------------------------------------------------------------------------------------
+
+id_values = st.one_of(
+    st.none(), st.text(st.characters(exclude_categories=[])), st.integers(-5, 5),
+    st.booleans(), st.floats(allow_nan=False), st.just([1]),
+)  # fmt: skip
+
+
+@given(st.lists(id_values))
+def test_ids_are_hashes_of_their_text(ids: list[Any]) -> None:
+    hashes = id_hashes(ids, len(ids))
+    assert hashes.shape == (len(ids), 2)
+    assert hashes.dtype == np.uint64
+    for value, (high, low) in zip(ids, hashes.tolist(), strict=True):
+        text = category_of(value)
+        wanted = xxhash.xxh3_128_intdigest(text.encode(errors="surrogatepass")) if text else 0
+        assert (high << 64) + low == wanted
+    # by itself or among others, an id is the same
+    alone = [id_hashes([value], 1)[0].tolist() for value in ids]
+    assert alone == hashes.tolist()
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)), unique=True))
+def test_keys_tell_ids_and_models_apart(ids: list[tuple[int, int]]) -> None:
+    halves = np.array([NO_ID, *ids], dtype=np.uint64)
+    keys = [keyed(halves, name) for name in ("loans", "cards")]
+    for some in keys:
+        assert some[0].tolist() == [0, 0]
+        assert len(np.unique(some, axis=0)) == len(np.unique(halves, axis=0))
+    named = halves.any(axis=1)
+    assert (keys[0][named] != keys[1][named]).all()

@@ -499,8 +499,8 @@ def test_options_that_pass_the_check_work(data: st.DataObject) -> None:
 
 def test_events_one_by_one_need_one_order() -> None:
     detectors = [config("adwin"), config("ddm"), config("eddm", model="b")]
-    assert detector_problems(detectors, models=["a", "b"], ordered=True) == []
-    problems = detector_problems(detectors, models=["a"], ordered=False)
+    assert detector_problems(detectors, models=["a", "b"], ordered=True, late=False) == []
+    problems = detector_problems(detectors, models=["a"], ordered=False, late=False)
     assert [p.key for p in problems] == [
         "detectors[1].method", "detectors[2].model", "detectors[2].method",
     ]  # fmt: skip
@@ -508,9 +508,16 @@ def test_events_one_by_one_need_one_order() -> None:
     assert problems[1].remedy == "choose from a"
 
 
+def test_events_one_by_one_need_their_labels_with_them() -> None:
+    detectors = [config("adwin"), config("ddm")]
+    (problem,) = detector_problems(detectors, models=["a"], ordered=True, late=True)
+    assert problem.key == "detectors[1].method"
+    assert "with a `labels` section" in problem.remedy
+
+
 def test_names_and_options_are_checked_together() -> None:
     detectors = [config("adwin"), replaced(config("kswin", options={"alpha": 2}), "adwin")]
-    problems = detector_problems(detectors, models=["a"], ordered=True)
+    problems = detector_problems(detectors, models=["a"], ordered=True, late=False)
     assert [p.key for p in problems] == ["detectors[1].name", "detectors[1].options.alpha"]
 
 
@@ -524,13 +531,13 @@ def test_a_series_that_a_model_lacks_is_named_with_those_it_has() -> None:
               "statistics/mean"]  # fmt: skip
     detectors = [config("adwin", series=series) for series in wanted]
     detectors += [config("ddm"), config("adwin", model="other", series="drift/psi")]
-    problems = series_problems(detectors, "a", measured, errors=True)
+    problems = series_problems(dict(enumerate(detectors)), "a", measured, errors=True)
     assert [(p.key, p.remedy) for p in problems] == [
         ("detectors[1].series", "model a has in statistics/mean only age, b"),
         ("detectors[2].series", "model a has in statistics only mean, rows"),
         ("detectors[3].series", "model a has only statistics"),
         ("detectors[4].series", "model a has in statistics/mean only age, b"),
     ]
-    assert series_problems(detectors[:1], "a", measured, errors=False) == []
-    (problem,) = series_problems([config("ddm")], "a", measured, errors=False)
+    assert series_problems({0: detectors[0]}, "a", measured, errors=False) == []
+    (problem,) = series_problems({0: config("ddm")}, "a", measured, errors=False)
     assert problem.remedy == "model a has no classes as prediction and target in its reference"

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from stream_monitor.errors import StoreError
 from stream_monitor.store.base import Checkpoint, ChunkKey, DeadLetter, PaneKey, PartitionState
-from stream_monitor.store.sqlite import SqliteStore
+from stream_monitor.store.sqlite import FORMAT_VERSION, SqliteStore
 from stream_monitor.values import COLUMNS, Value, WindowResult
 
 DAY = 86_400_000_000
@@ -107,7 +107,7 @@ def test_results_come_in_their_newest_revision_and_in_order(store: SqliteStore) 
     assert rows[0]["window_start"] == "1970-01-01T00:00:00Z"
     assert [r["value"] for r in rows[:3]] == [0.1, None, 10.0]
     assert [r["alert"] for r in rows[:3]] == [False, None, None]
-    history = store.history("m", "1", "", "day")
+    history = store.history("m", "1", "", "day", "")
     assert [(r.index, r.revision) for r in history] == [(0, 1), (1, 0)]
     assert [v.alert for v in history[1].values] == [True, None, None]
 
@@ -187,7 +187,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute("UPDATE meta SET value = 99 WHERE key = 'format_version'")
     db.close()
-    with pytest.raises(StoreError, match="format 99, this program reads 1"):
+    with pytest.raises(StoreError, match=f"format 99, this program reads {FORMAT_VERSION}"):
         opened(path)
 
 
@@ -214,7 +214,7 @@ _WRITER = """
 import sys
 from pathlib import Path
 from stream_monitor.store.base import Checkpoint, ChunkKey, PaneKey, PartitionState
-from stream_monitor.store.sqlite import SqliteStore
+from stream_monitor.store.sqlite import FORMAT_VERSION, SqliteStore
 store = SqliteStore(Path(sys.argv[1]), results_retention_windows=9, max_dead_letters=9)
 state = store.restore_partition("p")
 n = int(state.position) if state else 0

@@ -16,6 +16,7 @@ from stream_monitor.cli.common import (
     progress_bar,
 )
 from stream_monitor.labels.table import LabelTable
+from stream_monitor.late_labels import LateLabels
 from stream_monitor.tables import expand
 from stream_monitor.watch import watch
 
@@ -38,7 +39,9 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="files with the true labels by event id, in the columns mapping.id and mapping.label",
+        help="files with the true labels by event id, in the columns mapping.id and mapping.label; "
+        "with a `labels` section in the configuration, in those of labels.mapping, and each counts "
+        "from its own time on",
     )
     parser.add_argument(
         "--output",
@@ -61,13 +64,15 @@ def _run(arguments: argparse.Namespace) -> int:
     watched, windows = watch(config, str(arguments.config))
     paths = expand(arguments.events)
     with progress_bar() as progress:
-        labels = None
-        if arguments.labels:
+        labels = late = None
+        targets = [m.target for m in watched]
+        if arguments.labels and config.labels is not None:
+            files = expand(arguments.labels)
+            late = LateLabels(files, config, targets, lambda done: progress("labels", done))
+        elif arguments.labels:
+            files = expand(arguments.labels)
             labels = LabelTable(
-                expand(arguments.labels),
-                config.mapping,
-                [m.target for m in watched],
-                lambda done: progress("labels", done),
+                files, config.mapping, targets, lambda done: progress("labels", done)
             )
         results, summary = backtest(
             paths,
@@ -76,6 +81,7 @@ def _run(arguments: argparse.Namespace) -> int:
             windows,
             lambda done: progress("events", done),
             labels=labels,
+            late=late,
         )
     rows = write(results, arguments.output)
     rejected = ", ".join(f"{n:,} {reason}" for reason, n in sorted(summary.rejected.items()))

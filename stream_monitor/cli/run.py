@@ -14,14 +14,24 @@ import structlog
 from stream_monitor import logs
 from stream_monitor.checks import read_config
 from stream_monitor.cli.common import Commands, command, config_option
-from stream_monitor.config.model import Config, FilesSource, FollowSource, KafkaSource, StdinSource
+from stream_monitor.config.model import (
+    Config,
+    FilesSource,
+    FollowSource,
+    KafkaLabels,
+    KafkaSource,
+    SourceConfig,
+    StdinSource,
+)
 from stream_monitor.errors import ConfigError, Problem
 from stream_monitor.expose.http import Board, Server
 from stream_monitor.monitor import Monitor, describe
 from stream_monitor.sources import files, follow, kafka, stdin
 from stream_monitor.sources.base import Source
+from stream_monitor.sources.both import Both
 from stream_monitor.store.sqlite import SqliteStore
 from stream_monitor.watch import watch
+from stream_monitor.watch_outcome import watch_outcomes
 
 log = structlog.get_logger()
 
@@ -38,15 +48,25 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def open_source(config: Config, place: str) -> Source:
-    """The configured source, opened."""
+    """The configured source, and that of labels with it, opened."""
+    labels = None if config.labels is None else config.labels.source
+    if isinstance(labels, KafkaLabels):
+        if isinstance(config.source, KafkaSource):
+            return kafka.KafkaSource(config.source, labels.topics)
+        labels = None  # there is no source of events, which the next line says
+    events = _opened(config.source, config, place)
+    return events if labels is None else Both(events, _opened(labels, config, place))
+
+
+def _opened(source: SourceConfig | None, config: Config, place: str) -> Source:
     limit = config.limits.max_record_size
-    match config.source:
+    match source:
         case KafkaSource():
-            return kafka.KafkaSource(config.source)
+            return kafka.KafkaSource(source)
         case FilesSource():
-            return files.FilesSource(config.source.path, max_record_size=limit)
+            return files.FilesSource(source.path, max_record_size=limit)
         case FollowSource():
-            return follow.FollowSource(config.source.path, max_record_size=limit)
+            return follow.FollowSource(source.path, max_record_size=limit)
         case StdinSource():
             return stdin.StdinSource(max_record_size=limit)
         case None:
@@ -57,14 +77,23 @@ def open_source(config: Config, place: str) -> Source:
 def _run(arguments: argparse.Namespace) -> int:
     config = read_config(arguments.config)
     logs.configure(config.log)
-    watched, windows = watch(config, str(arguments.config))
-    source = open_source(config, str(arguments.config))
+    place = str(arguments.config)
+    watched, windows = watch(config, place)
+    source = open_source(config, place)
     store = SqliteStore(
         config.store.path,
         results_retention_windows=config.store.results_retention_windows,
         max_dead_letters=config.store.max_dead_letters,
     )
-    forgotten = store.forget_models({m.key for m in watched})
+    folder = config.store.path.with_name(config.store.path.name + "-ledgers")
+    _, manifests = store.restore_outcomes()
+    outcomes = watch_outcomes(config, watched, windows, place, folder=folder, manifests=manifests)
+    keys, ledgers = {part.key for m in watched for part in m.parts}, set[str]()
+    if outcomes is not None:
+        keys |= {part.key for m in outcomes.models for part in m.parts}
+        keys |= outcomes.join.shapes().keys()
+        ledgers = {ledger.name for ledger in outcomes.join.ledgers}
+    forgotten = store.forget_models(keys, ledgers)
     if forgotten:
         log.warning("panes of other references or windows forgotten", panes=forgotten)
     board = Board()
@@ -87,6 +116,7 @@ def _run(arguments: argparse.Namespace) -> int:
             store=store,
             board=board,
             step_timer=server.timer.step,
+            outcomes=outcomes,
         ).run(stop)
     finally:
         server.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stream_monitor.panes.windows import Window, pane_count
+from stream_monitor.panes.windows import ROWS, Window, pane_count
 
 _INT64 = 8
 
@@ -26,6 +26,54 @@ class ModelBudget:
     memory: int
     disk: int
     commit: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeBudget:
+    """Bytes of one model's outcome side.
+
+    ``memory`` holds the outcome panes and the filters of the stored rows, ``disk`` panes and rows,
+    of ``predictions`` and as many labels.
+    """
+
+    model: str
+    panes: int
+    predictions: int
+    memory: int
+    disk: int
+
+
+_FILTER = 2  # bytes a row in memory, at most
+_MERGING = 1.5  # files that a merge replaces lie beside those it writes
+
+
+def outcome_budget(
+    model: str,
+    *,
+    slots: int,
+    windows: Sequence[Window],
+    life: int,
+    kinds: int,
+    predictions: int,
+    row: int,
+    label: int,
+) -> OutcomeBudget:
+    """The worst case of outcome panes that live for ``life`` microseconds after their window.
+
+    ``slots`` are those of one pane of the whole and of all segments, ``kinds`` how many panes lie
+    at one place (all predictions, and each delay class), ``row`` and ``label`` the bytes of a
+    stored prediction and label. Windows of rows: as many panes as hold ``predictions``.
+    """
+    panes = 0
+    for clock in {w.clock for w in windows}:
+        some = [w for w in windows if w.clock == clock]
+        span = life + 2 * max(w.length for w in some)
+        if clock == ROWS:
+            span = predictions + 2 * max(w.length for w in some)
+        panes += (span // some[0].grain + 2) * kinds
+    size = panes * slots * _INT64
+    rows = int(predictions * (row + label) * _MERGING)
+    return OutcomeBudget(model, panes, predictions, size + 2 * _FILTER * predictions, size + rows)
 
 
 def budget(

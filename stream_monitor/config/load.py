@@ -10,7 +10,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from stream_monitor.config.model import Config, FilesSource, FollowSource, KafkaSource
+from stream_monitor.config.model import Config, FilesSource, FollowSource, KafkaLabels, KafkaSource
 from stream_monitor.config.units import format_duration
 from stream_monitor.errors import ConfigError, Problem
 
@@ -54,7 +54,8 @@ def parse_config(raw: object, *, place: str, folder: Path, checks: Sequence[Chec
     found, problems = _sections(raw)
     # all that is right so far, so that one wrong section does not hide what is wrong in another
     config = _anchored(Config.model_construct(None, **found), folder)
-    for check in (_model_problems, _window_problems, _alert_problems, *checks):
+    own = (_model_problems, _window_problems, _label_problems, _alert_problems)
+    for check in (*own, *checks):
         problems += check(config)
     if problems:
         raise ConfigError(place, problems)
@@ -116,6 +117,27 @@ def _window_problems(config: Config) -> list[Problem]:
     return problems
 
 
+def _label_problems(config: Config) -> list[Problem]:
+    if config.labels is None:
+        return []
+    problems = []
+    source = config.labels.source
+    if config.mapping.timestamp is None:
+        remedy = "labels are joined by time, too: events need `mapping.timestamp`"
+        problems.append(Problem("labels", "", remedy))
+    if isinstance(source, KafkaLabels):
+        if config.source is not None and not isinstance(config.source, KafkaSource):
+            remedy = "events do not come from Kafka: give labels a `files` or `follow` source"
+            problems.append(Problem("labels.source.type", source.type, remedy))
+        elif isinstance(config.source, KafkaSource):
+            both = sorted({*source.topics} & {*config.source.topics})
+            problems += [
+                Problem("labels.source.topics", topic, "it is a topic of events: name another")
+                for topic in both
+            ]
+    return problems
+
+
 def _alert_problems(config: Config) -> list[Problem]:
     problems = []
     for i, override in enumerate(config.alerts.overrides):
@@ -133,17 +155,25 @@ def _alert_problems(config: Config) -> list[Problem]:
 
 def _anchored(config: Config, folder: Path) -> Config:
     """The same configuration with relative paths made absolute."""
-    source = config.source
-    if isinstance(source, FilesSource):
-        source = source.model_copy(update={"path": str(folder / source.path)})
-    elif isinstance(source, FollowSource):
-        source = source.model_copy(update={"path": folder / source.path})
+    labels = config.labels
+    if labels is not None:
+        own = _anchored_source(labels.source, folder)
+        labels = labels.model_copy(update={"source": own})
     return config.model_copy(
         update={
-            "source": source,
+            "source": _anchored_source(config.source, folder),
+            "labels": labels,
             "models": [
                 m.model_copy(update={"reference": folder / m.reference}) for m in config.models
             ],
             "store": config.store.model_copy(update={"path": folder / config.store.path}),
         }
     )
+
+
+def _anchored_source(source: Any, folder: Path) -> Any:
+    if isinstance(source, FilesSource):
+        return source.model_copy(update={"path": str(folder / source.path)})
+    if isinstance(source, FollowSource):
+        return source.model_copy(update={"path": folder / source.path})
+    return source

@@ -165,6 +165,72 @@ SourceConfig = Annotated[
 ]
 
 
+class LabelMapping(Section):
+    """Where a label record keeps its parts: dotted paths, or column names of a table."""
+
+    format: Literal["native", "seldon"] = Field(
+        default="native",
+        description="native: one JSON object a label, or an array of them; seldon: feedback of "
+        "Seldon Core, whose id is `meta.puid` and whose time is the record timestamp",
+    )
+    id: str = "id"
+    model: str = Field(default="model", description="may be missing where there is one model")
+    timestamp: str | None = Field(
+        default="ts", description="when the truth was known; null: the record timestamp"
+    )
+    arrival: Literal["record", "label_time"] = Field(
+        default="record",
+        description="what says when a label came: its record's timestamp or, where old labels are "
+        "replayed, its own time. In files it is always its own time",
+    )
+    label: str = "label"
+
+
+class KafkaLabels(Section):
+    """Topics of the cluster that the events come from, read by the same group."""
+
+    type: Literal["kafka"]
+    topics: list[str] = Field(min_length=1)
+
+
+LabelSource = Annotated[KafkaLabels | FilesSource | FollowSource, Field(discriminator="type")]
+
+
+class LabelsConfig(Section):
+    """Labels that come after their predictions. Without this section they come with the events."""
+
+    source: LabelSource | None = Field(
+        default=None, description="default: only those in the events, and `backtest --labels`"
+    )
+    mapping: LabelMapping = LabelMapping()
+    maturities: list[Duration] = Field(
+        default=[3600 * SECOND, 24 * 3600 * SECOND, 7 * 24 * 3600 * SECOND],
+        min_length=1,
+        description="ages of a prediction at which performance is reported; labels later than the "
+        "greatest do not count, and that one is judged",
+    )
+    allowed_lateness: Duration = Field(
+        default=24 * 3600 * SECOND,
+        description="a label counts if its record timestamp is at most this much after its time",
+    )
+    max_predictions: int = Field(
+        default=10_000_000,
+        gt=0,
+        description="the oldest stored predictions of a model beyond it are evicted and counted",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if any(m <= 0 for m in self.maturities) or sorted(set(self.maturities)) != self.maturities:
+            raise ValueError("maturities: give rising durations above 0, such as [1h, 1d, 7d]")
+        return self
+
+    @property
+    def horizon(self) -> int:
+        """The greatest maturity, microseconds."""
+        return self.maturities[-1]
+
+
 class WindowConfig(Section):
     """A window of event time (`size`, and `every` if it slides) or of rows (`rows`)."""
 
@@ -312,6 +378,7 @@ class Config(Section):
     source: SourceConfig | None = Field(default=None, description="required by `run`")
     mapping: MappingConfig = MappingConfig()
     reference: ReferenceConfig = ReferenceConfig()
+    labels: LabelsConfig | None = Field(default=None, description="labels that come late")
     segments: list[SegmentConfig] = Field(
         default_factory=list, description="fixed when the reference is built"
     )

@@ -20,9 +20,9 @@ def parse_duration(text: object) -> int:
 
 
 def format_duration(microseconds: int) -> str:
-    """The shortest text that :func:`parse_duration` reads back as the same number."""
+    """A text that :func:`parse_duration` reads back as the same number; days are the greatest."""
     parts = []
-    for unit in ("w", "d", "h", "m", "s", "ms"):
+    for unit in ("d", "h", "m", "s", "ms"):
         count, microseconds = divmod(microseconds, _DURATION[unit])
         if count:
             parts.append(f"{count}{unit}")

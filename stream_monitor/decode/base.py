@@ -1,11 +1,23 @@
-"""What decoders share: the reasons for a refusal, and what they know of each model."""
+"""What decoders share: reasons for a refusal, models, reading records, structs made of paths.
+
+A record is one JSON object, which is an event, or an array of them. Typed decoders do the bulk;
+what they refuse is left to be looked at alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from stream_monitor.schema import Schema
+import msgspec
+import numpy as np
+
+from stream_monitor.batch import Reject
+from stream_monitor.decode import timestamps
+from stream_monitor.decode.paths import Path
+from stream_monitor.schema import BoolArray, IntArray, Schema
 
 # Every reason for which an event becomes a dead letter; a bounded set, for it is a metric's label.
 REASONS = {
@@ -15,8 +27,23 @@ REASONS = {
     "missing_field": "a part that every event needs is not there",
     "bad_timestamp": "the event time or arrival is no time between 1970 and 2200",
     "unknown_model": "no configured model has this name and version",
+    "bad_label": "a label record has no label, or one that the model cannot have",
     "clock_skew": "the event time is further ahead of the record timestamp than time.allowed_skew",
 }
+
+# A place is where an event stands in a run of records: the record's index and, in the lower bits,
+# its number within the record.
+SHIFT = 32
+_NUMBER = (1 << SHIFT) - 1
+_REFUSALS = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+
+
+class RejectedError(Exception):
+    """An event cannot be used: one of :data:`REASONS`, and a detail for people."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +76,222 @@ def choose(targets: list[Target], name: str | None, version: str | None) -> int 
     if len(exact) == 1:
         return exact[0]
     return fits[0] if len(fits) == 1 else None
+
+
+def spellings(text: str) -> tuple[str | int, ...]:
+    """A name as JSON may bring it: version 3 is "3" or 3."""
+    return (text, int(text)) if text.isdecimal() and str(int(text)) == text else (text,)
+
+
+class Read:
+    """What typed decoders made of a run of records.
+
+    ``members`` has for each decoder its events and their places; ``refused`` are the places of
+    events that no decoder took; ``rejects`` are records that nobody needs to look at; ``arrays``
+    are the records that carry several events, with these where they had to be told apart.
+    """
+
+    def __init__(self, payloads: Sequence[bytes], decoders: int) -> None:
+        self.members: list[tuple[list[int], list[Any]]] = [([], []) for _ in range(decoders)]
+        self.refused: list[int] = []
+        self.rejects: list[Reject] = []
+        self._payloads = payloads
+        self.arrays: dict[int, Sequence[bytes] | None] = {}
+
+    def payload(self, place: int) -> bytes:
+        """The bytes of the event at a place."""
+        record = place >> SHIFT
+        if record not in self.arrays:
+            return self._payloads[record]
+        elements = self.arrays[record]
+        if elements is None:
+            elements = self.arrays[record] = split(self._payloads[record]) or ()
+        return bytes(elements[place & _NUMBER])
+
+    def reject(self, place: int, error: RejectedError) -> Reject:
+        """The refusal of the event at a place, with its own bytes where the record has several."""
+        record = place >> SHIFT
+        own = self.payload(place) if record in self.arrays else None
+        return Reject(record, error.reason, str(error), own)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which struct type events are for; refuses with a DecodeError what is for none.
+
+    ``one`` tells it of an event, ``each`` of an array which types its elements are for.
+    """
+
+    one: Callable[[bytes], int]
+    each: Callable[[bytes], set[int]]
+
+
+ONLY = Choice(lambda _payload: 0, lambda _array: {0})
+
+
+class Reader:
+    """Reads events of records through one struct type for each model."""
+
+    def __init__(
+        self, structs: Sequence[type[msgspec.Struct]], choice: Choice, max_record_size: int
+    ) -> None:
+        self._choice, self._limit = choice, max_record_size
+        self._decoders = [msgspec.json.Decoder(struct).decode for struct in structs]
+        self._many = [msgspec.json.Decoder(list[struct]).decode for struct in structs]  # type: ignore[valid-type]
+
+    def read(self, payloads: Sequence[bytes]) -> Read:
+        """Every event of the records, typed or refused; records beyond the limit as rejects."""
+        read = Read(payloads, len(self._decoders))
+        places: Sequence[int] = range(0, len(payloads) << SHIFT, 1 << SHIFT)
+        limit = self._limit
+        if max(map(len, payloads), default=0) > limit:
+            large = {r: len(p) for r, p in enumerate(payloads) if len(p) > limit}
+            read.rejects += (
+                Reject(r, "too_large", f"{size} bytes or more, the limit is {limit}")
+                for r, size in large.items()
+            )
+            places = [place for place in places if place >> SHIFT not in large]
+            payloads = [payloads[place >> SHIFT] for place in places]
+        self._each(read, places, payloads)
+        refused, read.refused = read.refused, []
+        for place in refused:
+            if not self._array(read, place):
+                read.refused.append(place)
+        return read
+
+    def _each(self, read: Read, places: Sequence[int], payloads: Sequence[bytes]) -> None:
+        pick, decoders, members = self._choice.one, self._decoders, read.members
+        for place, payload in zip(places, payloads, strict=True):
+            try:
+                index = pick(payload)
+                event = decoders[index](payload)
+            except _REFUSALS:
+                read.refused.append(place)
+                continue
+            taken, events = members[index]
+            taken.append(place)
+            events.append(event)
+
+    def _array(self, read: Read, place: int) -> bool:
+        """Read the events of a record that is an array; False where it is none."""
+        payload = read.payload(place)
+        if payload[:1] != b"[" and payload.lstrip(_WHITE.encode())[:1] != b"[":
+            return False
+        record = place >> SHIFT
+        try:
+            index, *others = self._choice.each(payload) or {0}
+            if not others:
+                events = self._many[index](payload)
+                read.arrays[record] = None
+                read.members[index][0].extend(range(place, place + len(events)))
+                read.members[index][1].extend(events)
+                return True
+        except _REFUSALS:
+            pass  # which of them it is shows when each is read alone
+        elements = split(payload)
+        if elements is None:
+            return False
+        read.arrays[record] = elements
+        self._each(read, range(place, place + len(elements)), elements)
+        return True
+
+
+_WHITE = " \t\n\r"
+_raw = msgspec.json.Decoder(list[msgspec.Raw]).decode
+# finds where a value ends; what it is does not matter
+_value = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
+
+
+def split(array: bytes) -> Sequence[bytes] | None:
+    """The elements of a JSON array as they stand there; None where it is no array.
+
+    As everywhere, bare NaN and Infinity are accepted. An element nested about a thousand deep
+    spoils its whole array.
+    """
+    try:
+        return _raw(array)
+    except _REFUSALS:
+        pass
+    try:
+        text = array.decode(json.detect_encoding(array), "surrogatepass")
+        return [e.encode(errors="surrogatepass") for e in _elements(text)]
+    except (ValueError, RecursionError):
+        return None
+
+
+def _elements(text: str) -> list[str]:
+    """As :func:`split`, the way Python reads JSON; ValueError where it is no array."""
+    found = []
+    at = _after(text, 0, "[")
+    if text[at : at + 1] != "]":
+        while True:
+            end = _value(text, at)[1]
+            found.append(text[at:end])
+            at = _skip_white(text, end)
+            if text[at : at + 1] == "]":
+                break
+            at = _after(text, at, ",")
+    if _after(text, at, "]") != len(text):
+        raise ValueError("more than an array")
+    return found
+
+
+def _after(text: str, at: int, mark: str) -> int:
+    """Where what comes behind a mark begins."""
+    at = _skip_white(text, at)
+    if text[at : at + 1] != mark:
+        raise ValueError(f"no {mark}")
+    return _skip_white(text, at + 1)
+
+
+def _skip_white(text: str, at: int) -> int:
+    while text[at : at + 1] in _WHITE and at < len(text):
+        at += 1
+    return at
+
+
+def times_of(values: Iterable[float | str]) -> tuple[IntArray, BoolArray]:
+    """Times as JSON brings them: (int64[n] microseconds, bool[n] usable); 0 where not usable."""
+    found = list(values)
+    array = np.array(found)
+    if array.dtype.kind != "U":
+        return timestamps.of_numbers(array.astype(np.float64))
+    times = [
+        timestamps.of_text(v) if isinstance(v, str) else timestamps.of_number(v) for v in found
+    ]
+    usable = np.array([t is not None for t in times], dtype=np.bool_)
+    return np.array([t or 0 for t in times], dtype=np.int64), usable
+
+
+def plant(tree: dict[str, Any], path: Path, kind: Any) -> None:
+    """Put a leaf of a type into a tree of fields."""
+    for part in path[:-1]:
+        tree = tree.setdefault(part, {})
+    tree[path[-1]] = kind
+
+
+def struct_of(
+    tree: dict[str, Any], at: Path, names: dict[Path, str], required: set[Path]
+) -> type[msgspec.Struct]:
+    """A struct type for a tree of fields, all optional but for the ``required`` ones.
+
+    ``names`` receives each field's attribute path. Attributes are numbered, for JSON keys need not
+    be Python names.
+    """
+    fields: list[Any] = []
+    rename: dict[str, str] = {}
+    prefix = names.get(at)
+    for i, (key, node) in enumerate(tree.items()):
+        attribute, path = f"f{i}", (*at, key)
+        rename[attribute] = key
+        names[path] = f"{prefix}.{attribute}" if prefix else attribute
+        if not isinstance(node, dict):
+            fields.append((attribute, node) if path in required else (attribute, node, None))
+            continue
+        inner = struct_of(node, path, names, required)
+        if path in required or any(f.required for f in msgspec.structs.fields(inner)):
+            fields.append((attribute, inner))
+        else:
+            fields.append((attribute, inner, msgspec.field(default_factory=inner)))
+    fields.sort(key=len)  # required ones first
+    return msgspec.defstruct("Event", fields, rename=rename, gc=False)

@@ -3,31 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_128_digest
 
 from stream_monitor.batch import IdArray
+from stream_monitor.hashing import splitmix64
 from stream_monitor.schema import category_of
 
-NO_ID = 0
+NO_ID = (0, 0)
+
+_EMPTY = np.frombuffer(xxh3_128_digest(b""), ">u8").astype(np.uint64)
+_NOTHING = bytes(16)
 
 
 def id_hashes(ids: Iterable[object], n: int) -> IdArray:
-    """64-bit XXH3 hashes of ids as text, so that ``17`` and ``"17"`` are the same id.
+    """128-bit XXH3 hashes of ``n`` ids as text, so that ``17`` and ``"17"`` are the same id.
 
-    Among ten million ids, two share a hash with a probability of 3 in a million.
+    Among ten million ids, two share a hash with a probability of 10⁻²⁵, so ids are not compared
+    in any other way.
 
     Returns
     -------
-    uint64[n]; :data:`NO_ID` for None and for what is no scalar.
+    uint64[n, 2], the hash's high and low half; :data:`NO_ID` for None, for the empty text and for
+    what is no scalar.
     """
-    return np.fromiter(map(_hash, ids), np.uint64, n)
+    texts: list[Any] = list(ids)
+    try:
+        digests = b"".join(map(xxh3_128_digest, map(str.encode, texts)))
+    except (TypeError, UnicodeEncodeError):
+        # not all of them are text, or one has a lone surrogate, which JSON can bring
+        digests = b"".join(map(_digest, texts))
+    hashes = np.frombuffer(digests, ">u8").astype(np.uint64).reshape(n, 2)
+    hashes[(hashes[:, 0] == _EMPTY[0]) & (hashes[:, 1] == _EMPTY[1])] = NO_ID
+    return hashes
 
 
-def _hash(value: object) -> int:
+def no_ids(n: int) -> IdArray:
+    """:data:`NO_ID` for each of ``n`` events: uint64[n, 2]."""
+    return np.zeros((n, 2), dtype=np.uint64)
+
+
+def keyed(ids: IdArray, model: str) -> IdArray:
+    """Ids of a model as keys of the join, where models may give the same id to different events.
+
+    Each half goes through a bijection of its own for each model name, so no two ids of a model
+    come to share a key.
+
+    Returns
+    -------
+    uint64[n, 2]; :data:`NO_ID` stays what it is.
+    """
+    salt = np.frombuffer(xxh3_128_digest(model.encode()), ">u8").astype(np.uint64)
+    keys: IdArray = splitmix64(ids ^ salt)
+    keys[(ids[:, 0] | ids[:, 1]) == 0] = NO_ID
+    return keys
+
+
+def _digest(value: Any) -> bytes:
     text = value if isinstance(value, str) else category_of(value)
-    if not text:
-        return NO_ID
-    # a lone surrogate, which JSON can bring, is no UTF-8
-    return xxh3_64_intdigest(text.encode(errors="surrogatepass")) or 1
+    return xxh3_128_digest(text.encode(errors="surrogatepass")) if text else _NOTHING

@@ -13,22 +13,15 @@ from typing import Any
 import numpy as np
 import orjson
 
-from stream_monitor.batch import ColumnBatch, Reject, Unseen
+from stream_monitor.batch import ColumnBatch, Unseen
 from stream_monitor.config.model import MappingConfig
 from stream_monitor.decode import timestamps
-from stream_monitor.decode.base import Target, choose
+from stream_monitor.decode.base import RejectedError, Target, choose
 from stream_monitor.decode.ids import id_hashes
 from stream_monitor.decode.paths import Path, Paths, look_up
-from stream_monitor.schema import IntArray, Kind, category_of
+from stream_monitor.schema import Kind, category_of
 
 _SHOWN = 80  # characters of a value that a reason quotes
-
-
-class _RejectedError(Exception):
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
 
 
 class LenientDecoder:
@@ -38,52 +31,27 @@ class LenientDecoder:
         self._paths = Paths(mapping)
         self._targets = targets
 
-    def decode(
-        self, payloads: list[bytes], record: IntArray, stamps: IntArray | None
-    ) -> tuple[list[tuple[int, ColumnBatch]], list[Reject]]:
-        """Each payload as a batch of one event with its model's index, or as a reject."""
-        events, rejects = [], []
-        for payload, index in zip(payloads, record.tolist(), strict=True):
-            stamp = None if stamps is None else int(stamps[index])
-            try:
-                events.append(self._event(payload, index, stamp))
-            except _RejectedError as rejected:
-                rejects.append(Reject(index, rejected.reason, rejected.detail))
-        return events, rejects
+    def event(self, payload: bytes, record: int, stamp: int | None) -> tuple[int, ColumnBatch]:
+        """The index of the event's model and a batch of this one event; RejectedError if none.
 
-    def _event(self, payload: bytes, record: int, stamp: int | None) -> tuple[int, ColumnBatch]:
-        event = _parse(payload)
+        ``stamp`` is the record's timestamp, None where the event time plays it.
+        """
+        event = parse(payload)
         paths = self._paths
-        name, version = (_text(look_up(event, p)) for p in (paths.model, paths.version))
+        name, version = (text_of(look_up(event, p)) for p in (paths.model, paths.version))
         index = choose(self._targets, name, version)
         if index is None:
-            raise _RejectedError("unknown_model", f"model {name!r}, version {version!r}"[:200])
-        time = self._time(event, paths.time)
+            raise RejectedError("unknown_model", f"model {name!r}, version {version!r}"[:200])
+        time = time_at(event, paths.time)
         if paths.arrival:
-            arrival = self._time(event, paths.arrival)
+            arrival = time_at(event, paths.arrival)
         else:
             arrival = time if stamp is None else stamp
         if paths.features and not isinstance(look_up(event, paths.features), dict):
             where = ".".join(paths.features)
             detail = f"no object {where!r} with the features; see mapping.features"
-            raise _RejectedError("missing_field", detail)
+            raise RejectedError("missing_field", detail)
         return index, self._columns(event, self._targets[index], time, arrival, record)
-
-    def _time(self, event: dict[str, Any], path: Path) -> int:
-        if not path:
-            return 0
-        value = look_up(event, path)
-        if value is None:
-            raise _RejectedError("missing_field", f"no {'.'.join(path)!r}")
-        time = None
-        if isinstance(value, str):
-            time = timestamps.of_text(value)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            time = timestamps.of_number(_float(value))
-        if time is None:
-            detail = f"{'.'.join(path)!r} is {str(value)[:_SHOWN]!r}: no time from 1970 to 2200"
-            raise _RejectedError("bad_timestamp", detail)
-        return time
 
     def _columns(
         self, event: dict[str, Any], target: Target, time: int, arrival: int, record: int
@@ -94,7 +62,7 @@ class LenientDecoder:
             if value is None:
                 numbers.append(math.nan)
             elif isinstance(value, int | float) and not isinstance(value, bool):
-                numbers.append(_float(value))
+                numbers.append(float_of(value))
             else:
                 numbers.append(math.nan)
                 wrong.append(k)
@@ -117,6 +85,24 @@ class LenientDecoder:
         )
 
 
+def time_at(event: dict[str, Any], path: Path) -> int:
+    """The time at a path in microseconds, 0 for no path; RejectedError where none stands there."""
+    if not path:
+        return 0
+    value = look_up(event, path)
+    if value is None:
+        raise RejectedError("missing_field", f"no {'.'.join(path)!r}")
+    time = None
+    if isinstance(value, str):
+        time = timestamps.of_text(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        time = timestamps.of_number(float_of(value))
+    if time is None:
+        detail = f"{'.'.join(path)!r} is {shown(value)}: no time from 1970 to 2200"
+        raise RejectedError("bad_timestamp", detail)
+    return time
+
+
 def code_of(value: object, kind: Kind, known: Any) -> int:
     """The slot of a categorical value; see :class:`~stream_monitor.batch.ColumnBatch`."""
     unseen = len(known)
@@ -136,11 +122,19 @@ def unseen_of(found: list[tuple[int, int, str]]) -> Unseen:
     return Unseen(np.array(columns), np.array(events), np.array(names, dtype=np.object_))
 
 
-def _text(value: object) -> str | None:
-    return None if value is None else category_of(value) or str(value)[:_SHOWN]
+def text_of(value: object) -> str | None:
+    """A model's name or version, whatever type it has."""
+    # what is no scalar names nothing
+    return None if value is None else category_of(value) or ""
 
 
-def _float(value: float) -> float:
+def shown(value: object) -> str:
+    """A value in a few characters; what nests is only named, for it may be nested too deep."""
+    scalar = value is None or category_of(value) is not None
+    return repr(value)[:_SHOWN] if scalar else f"a JSON {type(value).__name__}"
+
+
+def float_of(value: float) -> float:
     """An integer beyond the range of floats is infinite for us: counted, never added."""
     try:
         return float(value)
@@ -148,13 +142,14 @@ def _float(value: float) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def _parse(payload: bytes) -> dict[str, Any]:
+def parse(payload: bytes) -> dict[str, Any]:
+    """The JSON object that a payload is; RejectedError where it is none."""
     try:
         event = orjson.loads(payload)
     except orjson.JSONDecodeError as error:
         event = _as_python_reads_it(payload, str(error))
     if not isinstance(event, dict):
-        raise _RejectedError("not_an_object", f"a JSON {type(event).__name__}, not an object")
+        raise RejectedError("not_an_object", f"a JSON {type(event).__name__}, not an object")
     return event
 
 
@@ -163,4 +158,4 @@ def _as_python_reads_it(payload: bytes, detail: str) -> Any:
     try:
         return json.loads(payload)
     except (ValueError, RecursionError):
-        raise _RejectedError("not_json", detail) from None
+        raise RejectedError("not_json", detail) from None

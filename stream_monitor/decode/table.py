@@ -203,7 +203,7 @@ def known_codes(
 
 
 def ids_of(chunk: Chunk, name: str) -> IdArray:
-    """The hash of each row's id, uint64[n]; 0 where the file has no such column."""
+    """The hash of each row's id, uint64[n, 2]; (0, 0) where the file has no such column."""
     return id_hashes(texts_of(chunk, name), chunk.rows)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from stream_monitor.detectors.config import PER_EVENT, DetectorConfig
 from stream_monitor.detectors.registry import option_problems
@@ -11,12 +11,12 @@ from stream_monitor.methods.base import Measured
 
 
 def detector_problems(
-    detectors: Sequence[DetectorConfig], *, models: Iterable[str], ordered: bool
+    detectors: Sequence[DetectorConfig], *, models: Iterable[str], ordered: bool, late: bool
 ) -> list[Problem]:
     """What is wrong with the detectors themselves.
 
     ``ordered`` says that the events come in one order: files, standard input, a followed log, or
-    a topic of a single partition.
+    a topic of a single partition. ``late`` says that labels come after their events.
     """
     problems = []
     names, known = [d.name for d in detectors], list(dict.fromkeys(models))
@@ -33,6 +33,12 @@ def detector_problems(
                 "replay would repeat; use adwin or hddm_a on `realized_performance/accuracy`"
             )
             problems.append(Problem(f"{key}.method", detector.method, remedy))
+        if detector.method in PER_EVENT and late:
+            remedy = (
+                "takes errors event by event, and with a `labels` section they come in no fixed "
+                "order; use adwin or hddm_a on `realized_performance/accuracy`"
+            )
+            problems.append(Problem(f"{key}.method", detector.method, remedy))
         problems += [
             Problem(f"{key}.options.{option}", value, remedy)
             for option, value, remedy in option_problems(detector.method, detector.options)
@@ -41,16 +47,21 @@ def detector_problems(
 
 
 def series_problems(
-    detectors: Sequence[DetectorConfig], model: str, measured: Iterable[Measured], *, errors: bool
+    detectors: Mapping[int, DetectorConfig],
+    model: str,
+    measured: Iterable[Measured],
+    *,
+    errors: bool,
 ) -> list[Problem]:
     """Detectors of a model whose series is not among its values.
 
-    ``measured`` are those of any window, for a model's are always the same: an empty one will do.
+    ``detectors`` are by their place in the configuration. ``measured`` are those of any window, for
+    a model's are always the same: an empty one will do.
     ``errors`` says whether its single predictions can be told right or wrong.
     """
     known = {(m.family, m.metric, m.feature) for m in measured}
     problems = []
-    for i, detector in enumerate(detectors):
+    for i, detector in detectors.items():
         if detector.model not in (None, model):
             continue
         remedy = None

@@ -14,9 +14,18 @@ from pydantic import (
     model_validator,
 )
 
+from stream_monitor.schema import TARGET
+from stream_monitor.values import LATE
+
 Option = StrictBool | StrictInt | StrictFloat | str
 PER_EVENT = ("ddm", "eddm")
 ERROR = "error"  # the series of single events: whether a prediction was wrong
+
+
+def of_labels(detector: DetectorConfig) -> bool:
+    """Whether a detector's series rests on labels, which may come late."""
+    family, _, feature = detector.key
+    return family in LATE or feature == TARGET
 
 
 class DetectorConfig(BaseModel):

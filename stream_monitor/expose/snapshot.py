@@ -11,13 +11,26 @@ from stream_monitor.values import WindowResult
 
 
 @dataclass(frozen=True, slots=True)
+class OutcomeView:
+    """What labels tell of a window name at one maturity, such as ``1d``.
+
+    ``closed`` is the newest window that is mature, ``history`` the last of them, oldest first.
+    """
+
+    maturity: str
+    closed: WindowResult | None
+    history: tuple[WindowResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class WindowView:
     """One configured window of one model.
 
     ``closed`` is the newest closed window, ``filling`` the one that collects rows now; either is
     None while there is none. Their ``counts`` are int64[slots] a column, as
     :class:`~stream_monitor.cells.Cells` orders them. ``history`` holds the last closed windows,
-    oldest first, ``closed`` included.
+    oldest first, ``closed`` included. ``outcomes`` are by rising maturity, none where labels do not
+    come late; in each result ``index`` and ``end`` say which of the windows it is of.
     """
 
     name: str
@@ -27,6 +40,7 @@ class WindowView:
     filling: WindowResult | None = None
     filling_counts: Mapping[str, IntArray] = field(default_factory=dict)
     history: tuple[WindowResult, ...] = ()
+    outcomes: tuple[OutcomeView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +79,31 @@ class FiringAlert:
     window_end: int
     since: int
     explanation: str = ""
+    maturity: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinView:
+    """Labels and the predictions that wait for them.
+
+    Attributes
+    ----------
+    labels
+        By what became of them (see :mod:`stream_monitor.labels.join`), then by model name.
+    delays
+        By model name: labels a bucket of :data:`stream_monitor.labels.join.DELAY_BOUNDS`, the last
+        one for all beyond, and the sum of their delays in microseconds.
+    stored
+        Rows held by ledger.
+    bytes, memory
+        Of all ledgers, on disk and in memory.
+    """
+
+    labels: Mapping[str, Mapping[str, int]]
+    delays: Mapping[str, tuple[tuple[int, ...], int]]
+    stored: Mapping[str, int]
+    bytes: int
+    memory: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +131,7 @@ class ServiceView:
     late: Mapping[tuple[str, str], int] = field(default_factory=dict)
     expired: Mapping[tuple[str, str], int] = field(default_factory=dict)
     rejected: Mapping[str, int] = field(default_factory=dict)
+    join: JoinView | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stream_monitor.batch import ColumnBatch, IdArray
 from stream_monitor.config.model import MappingConfig
 from stream_monitor.decode import tabular
 from stream_monitor.decode.base import Target
-from stream_monitor.decode.ids import NO_ID
+from stream_monitor.decode.ids import no_ids
 from stream_monitor.decode.table import ids_of, known_codes, texts_of
 from stream_monitor.errors import LabelError
 from stream_monitor.schema import TARGET, BoolArray, Column, FloatArray
@@ -48,7 +49,7 @@ class LabelTable:
             ids, names = ids_of(chunk, mapping.id), texts_of(chunk, mapping.model)
             for model in self._models.values():
                 own = np.array([n in (None, model.name) for n in names], dtype=np.bool_)
-                model.add(chunk, mapping.label or "", ids, own & (ids != NO_ID))
+                model.add(chunk, mapping.label or "", ids, own & ids.any(axis=1))
             progress(chunk.done)
         for model in self._models.values():
             model.finish()
@@ -68,8 +69,8 @@ class _ModelLabels:
         columns = target.schema.continuous if column.continuous else target.schema.categorical
         self._row = columns.index(column)
         self._known = target.categories.get(TARGET, {})
-        self._parts: list[tuple[IdArray, FloatArray]] = []
-        self._ids: IdArray = np.empty(0, dtype=np.uint64)
+        self._parts: list[tuple[NDArray[np.bytes_], FloatArray]] = []
+        self._ids = _sortable(no_ids(0))
         self._values: FloatArray = np.empty(0)
 
     def add(self, chunk: Chunk, name: str, ids: IdArray, own: BoolArray) -> None:
@@ -79,7 +80,7 @@ class _ModelLabels:
         else:
             codes, _, _ = known_codes(raw, self._column, self._known, text=chunk.text)
             values = codes.astype(np.float64)
-        self._parts.append((ids[own], values[own]))
+        self._parts.append((_sortable(ids[own]), values[own]))
 
     def finish(self) -> None:
         ids = np.concatenate([self._ids, *(i for i, _ in self._parts)])
@@ -92,8 +93,9 @@ class _ModelLabels:
     def attach(self, batch: ColumnBatch) -> ColumnBatch:
         if not len(self._ids):
             return batch
-        at = np.searchsorted(self._ids, batch.ids).clip(max=len(self._ids) - 1)
-        found = self._ids[at] == batch.ids
+        ids = _sortable(batch.ids)
+        at = np.searchsorted(self._ids, ids).clip(max=len(self._ids) - 1)
+        found = self._ids[at] == ids
         if not self._column.continuous:
             codes = batch.codes.copy()
             codes[self._row, found] = self._values[at[found]].astype(np.int32)
@@ -103,3 +105,8 @@ class _ModelLabels:
         column, event = batch.wrong_number
         stays = (column != self._row) | ~found[event]
         return replace(batch, numbers=numbers, wrong_number=(column[stays], event[stays]))
+
+
+def _sortable(ids: IdArray) -> NDArray[np.bytes_]:
+    """Each id as one value of 16 bytes, which NumPy can sort and search."""
+    return np.ascontiguousarray(ids).view("S16").ravel()

@@ -26,7 +26,6 @@ NAME = "cardinality"
 VALUES, IDS = 256, 4_096
 # Where a greater share of the reference's ids came before, an id does not stand for one event.
 _UNIQUE = 0.01
-_NO_ID = 0  # in a batch
 
 _INPUTS = (Role.FEATURE, Role.PREDICTION, Role.SCORE)
 
@@ -95,7 +94,8 @@ def varies(cells: Cells) -> bool:
 
 
 def _id_sketch(batch: ColumnBatch) -> Bottom:
-    ids: HashArray = np.where(batch.ids == _NO_ID, NONE, batch.ids)
+    # half a hash is enough to tell repetitions; an event without an id has none
+    ids: HashArray = np.where((batch.ids[:, 0] | batch.ids[:, 1]) == 0, NONE, batch.ids[:, 0])
     return Bottom.of(ids[np.newaxis], IDS)
 
 

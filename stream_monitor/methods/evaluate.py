@@ -33,7 +33,8 @@ ROWS_COUNT = Definition(
 class Evaluator:
     """The chosen methods, made ready for one reference.
 
-    ``drift`` and ``shares`` hold the methods of single columns, by (column, metric), ``blocks``
+    ``hidden`` columns are left out, whatever method speaks of them. ``drift`` and ``shares`` hold
+    the methods of single columns, by (column, metric), ``blocks``
     those of the model as a whole, by name.
     """
 
@@ -49,8 +50,10 @@ class Evaluator:
         categorical: Sequence[str],
         quality: Collection[str],
         compat: bool,
+        hidden: Collection[str] = (),
     ) -> None:
-        self._cells = cells
+        self._cells = {name: column for name, column in cells.items() if name not in hidden}
+        self._hidden = hidden
         self._compat = compat
         self._registry = registry
         self.blocks = blocks
@@ -62,7 +65,7 @@ class Evaluator:
         self._measures = [method.bind(reference) for method in bound]
         optional = {m for m, s in registry.share.items() if s.definition.family == QUALITY}
         shares = [m for m in registry.share if m not in optional or m in quality]
-        for name, column in cells.items():
+        for name, column in self._cells.items():
             if column.column.role is Role.DERIVED:
                 self._derived[name] = registry.row[name]
             else:
@@ -91,7 +94,7 @@ class Evaluator:
         found += self._shares(window)
         found += self._means(window)
         for measure in self._measures:
-            found += measure.measure(window)
+            found += (m for m in measure.measure(window) if m.column not in self._hidden)
         return found
 
     def _univariate(self, window: Counted) -> Iterator[Measured]:

@@ -81,6 +81,12 @@ class Partition:
         self._sketched: set[PaneKey] = set()
         self._dropped: list[PaneKey] = []
 
+    @property
+    def number(self) -> int:
+        """Of a Kafka partition its own; others come one by one, and have 0."""
+        number = self.name.rpartition(":")[2]
+        return int(number) if number.isdecimal() else 0
+
     def tally(self, what: str, key: str, count: int = 1) -> None:
         """Add to a counter."""
         self.counters.setdefault(what, Counter())[key] += count
@@ -98,7 +104,8 @@ class Partition:
         else:
             pane.counts += counts
             pane.first, pane.last = min(pane.first, first), max(pane.last, last)
-        touched = np.add.reduceat(counts, np.arange(0, len(counts), CHUNK_SLOTS)) != 0
+        # what is taken back is negative, so a chunk that changed may sum to 0
+        touched = np.logical_or.reduceat(counts != 0, np.arange(0, len(counts), CHUNK_SLOTS))
         before = self._changed.get(key)
         self._changed[key] = touched if before is None else before | touched
 

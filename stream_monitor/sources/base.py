@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, overload
 
+import numpy as np
+
 from stream_monitor.schema import IntArray
 
 
@@ -55,6 +57,8 @@ class Records:
         Where the record after the last of these begins.
     timestamps : int64[n] or None
         Record timestamps in microseconds since the epoch; None where the source has none.
+    offsets : int64[n]
+        Numbers that rise with the records of the partition: Kafka's offsets, bytes of a file.
     keys, headers
         As the record carried them, for dead letters; empty where the source has none.
     """
@@ -64,6 +68,7 @@ class Records:
     places: Sequence[str]
     position: str
     timestamps: IntArray | None = None
+    offsets: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     keys: Sequence[bytes | None] = ()
     headers: Sequence[Sequence[tuple[str, bytes]]] = ()
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from stream_monitor.errors import SourceError
 from stream_monitor.sources.base import Places, Poll, Records, escaped
-from stream_monitor.sources.lines import BLOCK, Lines
+from stream_monitor.sources.lines import BLOCK, Lines, offsets_of
 
 _SUFFIXES = (".jsonl", ".ndjson", ".json", ".log")
 
@@ -107,4 +107,5 @@ class FilesSource:
                 [line for _, line in some],
                 Places(f"{escaped(path.name)}@byte {{}}", [offset for offset, _ in some]),
                 f"{number}:{resume}",
+                offsets=offsets_of(some),
             )

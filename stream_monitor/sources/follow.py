@@ -19,7 +19,7 @@ import structlog
 
 from stream_monitor.errors import SourceError
 from stream_monitor.sources.base import Places, Poll, Records, escaped
-from stream_monitor.sources.lines import BLOCK, Lines
+from stream_monitor.sources.lines import BLOCK, Lines, offsets_of
 
 _HEAD = 256  # bytes that make a fingerprint; a log's first line holds an id or a time
 _PACKED = (".gz", ".bz2", ".xz", ".zst")  # a rotated log is read before it is packed
@@ -102,6 +102,7 @@ class FollowSource:
             [line for _, line in found],
             Places(f"{escaped(self._path.name)}@byte {{}}", [offset for offset, _ in found]),
             f"{self._print}:{self._lines.resume}",
+            offsets=offsets_of(found),
         )
 
     # --- files ----------------------------------------------------------------------------------

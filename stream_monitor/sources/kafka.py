@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,10 +51,11 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
 
 class KafkaSource:
-    """All partitions of some topics that the group gives us."""
+    """All partitions of some topics that the group gives us, and of ``more_topics`` for labels."""
 
-    def __init__(self, config: model.KafkaSource) -> None:
+    def __init__(self, config: model.KafkaSource, more_topics: Sequence[str] = ()) -> None:
         self._config = config
+        self._topics = [*config.topics, *more_topics]
         self._options: dict[str, Any] = _DEFAULTS | client_options(config.client)
         self._listener = _Listener()
         self._consumer: Any = None
@@ -105,12 +106,12 @@ class KafkaSource:
             self._consumer = consumer
         if not self._subscribed:
             # a group whose leader does not know a topic yet is given none of its partitions
-            unknown = [t for t in self._config.topics if not self._partitions_of(t)]
+            unknown = [t for t in self._topics if not self._partitions_of(t)]
             if unknown:
                 log.warning("no such topic yet, waiting for it", topics=unknown)
                 time.sleep(timeout_seconds)
                 return None
-            self._consumer.subscribe(topics=self._config.topics, listener=self._listener)
+            self._consumer.subscribe(topics=self._topics, listener=self._listener)
             self._subscribed = True
         return self._consumer
 
@@ -220,6 +221,7 @@ def _records(partition: Any, records: list[Any]) -> Records:
         ),
         str(records[-1].offset + 1),
         np.array([r.timestamp for r in records], dtype=np.int64) * _MICROSECONDS,
+        np.array([r.offset for r in records], dtype=np.int64),
         [r.key for r in records],
         [[(k, v or b"") for k, v in r.headers] for r in records],
     )

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from stream_monitor.schema import IntArray
+
 BLOCK = 2**20
+
+
+def offsets_of(lines: Sequence[tuple[int, bytes]]) -> IntArray:
+    """Where each line begins, int64[n]."""
+    return np.array([offset for offset, _ in lines], dtype=np.int64)
 
 
 @dataclass(slots=True)

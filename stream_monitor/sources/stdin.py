@@ -6,7 +6,7 @@ import os
 import select
 
 from stream_monitor.sources.base import Places, Poll, Records
-from stream_monitor.sources.lines import BLOCK, Lines
+from stream_monitor.sources.lines import BLOCK, Lines, offsets_of
 
 PARTITION = "stdin"
 
@@ -43,6 +43,7 @@ class StdinSource:
                     [line for _, line in found],
                     Places(PARTITION + "@byte {}", [offset for offset, _ in found]),
                     str(self._lines.resume),
+                    offsets=offsets_of(found),
                 )
             )
 

@@ -59,6 +59,8 @@ class Checkpoint:
 
     ``service`` is what belongs to no partition (which windows were published), a JSON object,
     always whole. ``caches`` holds what could be computed again, by name, where it changed.
+    ``outcomes`` is what was published of late labels, and ``ledgers`` which files hold the rows
+    that wait for labels, by ledger; both whole, None and empty where labels do not come late.
     """
 
     partitions: dict[str, PartitionState] = field(default_factory=dict)
@@ -66,6 +68,8 @@ class Checkpoint:
     results: list[WindowResult] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     caches: dict[str, bytes] = field(default_factory=dict)
+    outcomes: bytes | None = None
+    ledgers: dict[str, bytes] = field(default_factory=dict)
 
 
 class Store(Protocol):
@@ -81,6 +85,9 @@ class Store(Protocol):
     def restore_service(self) -> bytes | None:
         """The ``service`` part of the last checkpoint, or None in a new store."""
 
+    def restore_outcomes(self) -> tuple[bytes | None, dict[str, bytes]]:
+        """``outcomes`` and ``ledgers`` of the last checkpoint; None and empty in a new store."""
+
     def restore_cache(self, name: str) -> bytes | None:
         """What was last committed as the cache of this name, or None."""
 
@@ -90,7 +97,9 @@ class Store(Protocol):
     def results(self, filters: Mapping[str, str]) -> Iterator[dict[str, object]]:
         """Rows of the results log, newest revision of each window, by COLUMNS; see the API docs."""
 
-    def history(self, model: str, version: str, segment: str, window: str) -> list[WindowResult]:
+    def history(
+        self, model: str, version: str, segment: str, window: str, maturity: str
+    ) -> list[WindowResult]:
         """The newest 60 closed windows of a name, oldest first, each in its newest revision."""
 
     @property

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -22,9 +22,9 @@ from stream_monitor.errors import StoreError
 from stream_monitor.store.base import Checkpoint, ChunkKey, DeadLetter, PaneKey, PartitionState
 from stream_monitor.values import WindowResult, rows_of
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HISTORY = 60
-_EQUAL = ("model", "version", "segment", "window", "feature", "family", "metric")
+_EQUAL = ("model", "version", "segment", "window", "maturity", "feature", "family", "metric")
 _OTHER = ("since", "until", "limit")
 
 _SCHEMA = """
@@ -35,17 +35,18 @@ CREATE TABLE chunks (
     PRIMARY KEY (partition, model, clock, pane, chunk)
 ) WITHOUT ROWID;
 CREATE TABLE results (
-    model TEXT, version TEXT, segment TEXT, window TEXT, number INTEGER, revision INTEGER,
-    ends INTEGER, data BLOB,
-    PRIMARY KEY (model, version, segment, window, number, revision)
+    model TEXT, version TEXT, segment TEXT, window TEXT, maturity TEXT, number INTEGER,
+    revision INTEGER, ends INTEGER, data BLOB,
+    PRIMARY KEY (model, version, segment, window, maturity, number, revision)
 ) WITHOUT ROWID;
 CREATE TABLE dead_letters (id INTEGER PRIMARY KEY AUTOINCREMENT, data BLOB);
 """
 
 _NEWEST = """
 SELECT data FROM results AS r WHERE revision = (
-    SELECT max(revision) FROM results AS n WHERE (n.model, n.version, n.segment, n.window, n.number)
-    = (r.model, r.version, r.segment, r.window, r.number))
+    SELECT max(revision) FROM results AS n
+    WHERE (n.model, n.version, n.segment, n.window, n.maturity, n.number)
+    = (r.model, r.version, r.segment, r.window, r.maturity, r.number))
 """
 
 
@@ -94,6 +95,10 @@ class SqliteStore:
                     [(name, *key.pane, key.chunk, data) for key, data in state.chunks.items()],
                 )
             self._put("service", checkpoint.service)
+            if checkpoint.outcomes is not None:
+                self._put("outcomes", checkpoint.outcomes)
+            for name, data in checkpoint.ledgers.items():
+                self._put(f"ledger/{name}", data)
             for name, data in checkpoint.caches.items():
                 self._put(f"cache/{name}", data)
             self._append(checkpoint.results)
@@ -105,22 +110,21 @@ class SqliteStore:
     def _append(self, results: list[WindowResult]) -> None:
         db = self._writer
         db.executemany(
-            "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (r.model, r.version, r.segment, r.window, r.index, r.revision, r.end,
+                (r.model, r.version, r.segment, r.window, r.maturity, r.index, r.revision, r.end,
                  msgspec.msgpack.encode(r))
                 for r in results
             ],
         )  # fmt: skip
-        for names in {(r.model, r.version, r.segment, r.window) for r in results}:
+        where = "(model, version, segment, window, maturity) = (?, ?, ?, ?, ?)"
+        for names in {(r.model, r.version, r.segment, r.window, r.maturity) for r in results}:
             (newest,) = db.execute(
-                "SELECT max(number) FROM results WHERE (model, version, segment, window)"
-                " = (?, ?, ?, ?)",
+                f"SELECT max(number) FROM results WHERE {where}",  # noqa: S608 - no value in it
                 names,
             ).fetchone()
             db.execute(
-                "DELETE FROM results WHERE (model, version, segment, window) = (?, ?, ?, ?)"
-                " AND number <= ?",
+                f"DELETE FROM results WHERE {where} AND number <= ?",  # noqa: S608
                 (*names, newest - self._retention),
             )
 
@@ -138,8 +142,11 @@ class SqliteStore:
             "DELETE FROM dead_letters WHERE id <= ?", (newest - self._max_dead_letters,)
         ).rowcount
 
-    def forget_models(self, keep: set[str]) -> int:
-        """Delete the panes of all models but these; how many panes that were."""
+    def forget_models(self, keep: set[str], ledgers: Collection[str] = ()) -> int:
+        """Delete the panes of all models and all ledgers but these; how many panes that were.
+
+        A ledger's rows are in its model's panes already: one goes with the other.
+        """
         with self._errors(), self._writing, self._writer:
             db = self._writer
             db.execute("BEGIN IMMEDIATE")
@@ -152,7 +159,10 @@ class SqliteStore:
                 "DELETE FROM chunks WHERE partition=? AND model=? AND clock=? AND pane=?", panes
             )
             caches = [key for (key,) in db.execute("SELECT key FROM meta")]
-            old = [k for k in caches if k.startswith("cache/") and k[len("cache/") :] not in keep]
+            kept = {f"cache/{name}" for name in keep} | {f"ledger/{name}" for name in ledgers}
+            old = [k for k in caches if k.startswith(("cache/", "ledger/")) and k not in kept]
+            if not ledgers:
+                old.append("outcomes")
             db.executemany("DELETE FROM meta WHERE key = ?", [(key,) for key in old])
         return len(panes)
 
@@ -179,15 +189,24 @@ class SqliteStore:
         service = self._meta("service")
         return service if isinstance(service, bytes) else None
 
+    def restore_outcomes(self) -> tuple[bytes | None, dict[str, bytes]]:
+        with self._errors():
+            rows = self._reader().execute("SELECT key, value FROM meta").fetchall()
+        outcomes = next((value for key, value in rows if key == "outcomes"), None)
+        prefix = "ledger/"
+        return outcomes, {k.removeprefix(prefix): v for k, v in rows if k.startswith(prefix)}
+
     def restore_cache(self, name: str) -> bytes | None:
         cache = self._meta(f"cache/{name}")
         return cache if isinstance(cache, bytes) else None
 
-    def history(self, model: str, version: str, segment: str, window: str) -> list[WindowResult]:
-        names = "(model, version, segment, window) = (?, ?, ?, ?)"
+    def history(
+        self, model: str, version: str, segment: str, window: str, maturity: str
+    ) -> list[WindowResult]:
+        names = "(model, version, segment, window, maturity) = (?, ?, ?, ?, ?)"
         query = f"{_NEWEST} AND {names} ORDER BY number DESC LIMIT ?"
         with self._errors():
-            chosen = (model, version, segment, window, HISTORY)
+            chosen = (model, version, segment, window, maturity, HISTORY)
             rows = self._reader().execute(query, chosen).fetchall()
         return [_result(data) for (data,) in reversed(rows)]
 
@@ -201,7 +220,7 @@ class SqliteStore:
             if name in filters:
                 clauses += f" AND ends {sign} ?"
                 values.append(_time(name, filters[name]))
-        order = " ORDER BY model, version, segment, window, number"
+        order = " ORDER BY model, version, segment, window, maturity, number"
         if "limit" in filters:
             if not filters["limit"].isdecimal():
                 raise ValueError(f"limit: {filters['limit']!r}: give a number of windows")
@@ -219,7 +238,7 @@ class SqliteStore:
             found = self._reader().execute(query, values).fetchall()
         for (data,) in found:
             for row in rows_of(_result(data)):
-                if all(row[name] in wanted for name, wanted in chosen.items()):
+                if all((row[name] or "") in wanted for name, wanted in chosen.items()):
                     yield row
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:

@@ -26,7 +26,7 @@ from stream_monitor.methods.regression.losses import (
     regression,
 )
 from stream_monitor.panes.layout import Counted
-from stream_monitor.schema import PREDICTION, IntArray, Role, Schema
+from stream_monitor.schema import PREDICTION, FloatArray, IntArray, Role, Schema
 from stream_monitor.values import ESTIMATED
 
 NAME = "dle"
@@ -100,6 +100,22 @@ class _Block:
         for i, (model, unit) in enumerate(zip(self._models, self._units, strict=True)):
             values[i] = np.maximum(model.predict(matrix), 0.0) / unit
         return LossSums(rows, np.empty((0, len(rows)), dtype=np.bool_), values)
+
+    @property
+    def carried(self) -> int:
+        """A row's estimates need its features, so they are kept until its label comes."""
+        return len(self._models)
+
+    def carry(self, addends: LossSums, rows: int) -> FloatArray:
+        """Estimates in the block's units, float64[carried, rows]; NaN without a prediction."""
+        found = np.full((self.carried, rows), np.nan)
+        found[:, addends.rows] = addends.values
+        return found
+
+    def restored(self, carried: FloatArray) -> LossSums:
+        """The inverse of :meth:`carry`."""
+        rows = np.flatnonzero(np.isfinite(carried[0]))
+        return LossSums(rows, np.empty((0, len(rows)), dtype=np.bool_), carried[:, rows])
 
     def bind(self, reference: Counted) -> _Measure:
         return _Measure(self, reference)
