@@ -108,8 +108,8 @@ def _run(
     def close(at_end: tuple[str, ...] = ()) -> None:
         for result in pipeline.close(at_end):
             results[_place(result)] = result
-        if pipeline.join is not None:
-            pipeline.join.prepare()
+        for join in pipeline.joins.values():
+            join.prepare()
 
     if late is not None:
         late.begin(pipeline)
@@ -128,9 +128,7 @@ def _run(
     for result in () if pipeline.matured is None else pipeline.matured.filling():
         results[_place(result)] = result
     order = {w.name: i for i, w in enumerate(config.windows)}
-    ages = {
-        name: i for i, name in enumerate(["", *(pipeline.join.delays if pipeline.join else [])])
-    }
+    ages = {name: i for i, name in enumerate(["", *(outcomes.delays if outcomes else [])])}
     found = sorted(
         results.values(),
         key=lambda r: (r.model, r.version, r.segment, order[r.window], ages[r.maturity], r.index),

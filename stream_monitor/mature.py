@@ -8,7 +8,7 @@ multiple of the length is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from stream_monitor.config.model import LabelsConfig
+from stream_monitor.config.units import format_duration
 from stream_monitor.explain import notes
 from stream_monitor.labels.join import PREDICTED, Join
 from stream_monitor.methods.outcomes.base import Outcome
@@ -51,12 +52,13 @@ class Matured:
         models: Sequence[OutcomeModel],
         windows: Sequence[Window],
         publisher: Publisher,
-        join: Join,
+        joins: Mapping[str, Join],
         config: LabelsConfig,
     ) -> None:
         self._models = models
         self._publisher = publisher
-        self._join = join
+        self._joins = joins
+        self._delays = [format_duration(m) for m in config.maturities]
         self._maturities = config.maturities
         self._last = len(config.maturities) - 1
         self._life = config.horizon + config.allowed_lateness
@@ -69,11 +71,11 @@ class Matured:
 
     def close(self, watermark: int | None) -> list[WindowResult]:
         """Windows that are mature now and were not, and some of those that changed since."""
-        touched, self._join.touched = self._join.touched, set()
         if watermark is None:
-            self._join.touched = touched
             return []
-        self._mark_stale(touched)
+        for join in self._joins.values():
+            self._mark_stale(join.touched)
+            join.touched = set()
         results: list[WindowResult] = []
         for model in self._models:
             self._feed(model, watermark)
@@ -108,7 +110,7 @@ class Matured:
                                     yield result
 
     def _mark_stale(self, touched: Iterable[PaneKey]) -> None:
-        delays = [PREDICTED, *self._join.delays]
+        delays = [PREDICTED, *self._delays]
         places = {
             (f"{part.key}|{delay}"): (part.key, max(i - 1, 0))
             for model in self._models
@@ -156,7 +158,7 @@ class Matured:
         length = window.length // window.grain
         later = [
             key.number // length
-            for key, pane in self._join.partition.panes.items()
+            for key, pane in self._every()
             if key.model == f"{part.key}|{PREDICTED}" and pane.last > time
         ]
         return min([closed, *(number - 1 for number in later)])
@@ -223,7 +225,7 @@ class Matured:
                 values,
                 part.realized if isinstance(part.realized, RealizedBlock) else None,
             ),
-            self._join.delays[i],
+            self._delays[i],
             labelled / rows,
         )
 
@@ -233,21 +235,30 @@ class Matured:
         predicted = self._panes(part, window, numbers, PREDICTED)
         labelled = [
             pane
-            for delay in self._join.delays[: i + 1]
+            for delay in self._delays[: i + 1]
             for pane in self._panes(part, window, numbers, delay)
         ]
         outcome = Outcome(_summed(part.layout, predicted), _summed(part.layout, labelled))
         return outcome, predicted
 
     def _panes(self, part: OutcomePart, window: Window, numbers: range, delay: str) -> list[Pane]:
-        panes, name = self._join.partition.panes, f"{part.key}|{delay}"
-        found = (panes.get(PaneKey(name, window.clock, n)) for n in numbers)
+        name = f"{part.key}|{delay}"
+        found = (
+            join.partition.panes.get(PaneKey(name, window.clock, n))
+            for join in self._joins.values()
+            for n in numbers
+        )
         return [pane for pane in found if pane is not None]
+
+    def _every(self) -> Iterator[tuple[PaneKey, Pane]]:
+        """The panes of all joins."""
+        for join in self._joins.values():
+            yield from join.partition.panes.items()
 
     def _numbers(self) -> dict[tuple[str, str], set[int]]:
         """The numbers of all panes with predictions, by part and clock."""
         found: dict[tuple[str, str], set[int]] = {}
-        for key in self._join.partition.panes:
+        for key, _ in self._every():
             part, _, delay = key.model.rpartition("|")
             if delay == PREDICTED:
                 found.setdefault((part, key.clock), set()).add(key.number)
@@ -274,7 +285,6 @@ class Matured:
     def _drop(self, watermark: int) -> None:
         """End the life of panes for which no label will count any more."""
         past = watermark - self._life
-        self._join.forget(past)
         floors: dict[str, int] = {}
         for window in self._own.values():
             # a window is whole until no label of its last prediction will count
@@ -286,8 +296,10 @@ class Matured:
                 if name == window.name:
                     state.stale = {n for n in state.stale if n >= number}
                     state.revisions = {n: r for n, r in state.revisions.items() if n >= number}
-        panes = self._join.partition.panes
-        self._join.partition.drop([k for k in panes if k.number < floors[k.clock]])
+        for join in self._joins.values():
+            join.forget(past)
+            over = [k for k in join.partition.panes if k.number < floors[k.clock]]
+            join.partition.drop(over)
         for model in self._models:
             model.prequential.forget(floors[self._steps.clock])
 

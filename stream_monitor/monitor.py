@@ -22,22 +22,17 @@ from stream_monitor.config.model import (
     Config,
     FilesSource,
     FollowSource,
-    KafkaLabels,
     KafkaSource,
-    LabelsConfig,
 )
 from stream_monitor.decode.base import REASONS
-from stream_monitor.decode.labels import LabelDecoder
-from stream_monitor.decode.native import NativeDecoder
 from stream_monitor.errors import StoreError
 from stream_monitor.expose.snapshot import ServiceView, Snapshot
+from stream_monitor.intake import Intake
 from stream_monitor.labels.join import NAME
-from stream_monitor.labels.rows import origins
-from stream_monitor.panes.partition import Partition
+from stream_monitor.labels.packing import Marks
 from stream_monitor.panes.windows import Window
 from stream_monitor.pipeline import ACCEPTED, EXPIRED, LATE, REJECTED, Pipeline
 from stream_monitor.sources.base import Poll, Records, Source
-from stream_monitor.sources.both import PREFIX
 from stream_monitor.store.base import Checkpoint, DeadLetter, Store
 from stream_monitor.values import WindowResult
 from stream_monitor.view import Views, join_view
@@ -49,6 +44,17 @@ _POLL_SECONDS = 0.2
 _SHOW_SECONDS = 0.5
 
 log = structlog.get_logger()
+
+
+class RowTopic(Protocol):
+    """The topic by which rows go to the joins; see :mod:`stream_monitor.sources.kafka_rows`."""
+
+    @property
+    def name(self) -> str: ...
+
+    def send(self, partition: int, payload: bytes) -> None: ...
+
+    def flush(self) -> None: ...
 
 
 class Board(Protocol):
@@ -74,6 +80,7 @@ class Monitor:
         board: Board,
         step_timer: Callable[[str], AbstractContextManager[None]],
         outcomes: Outcomes | None = None,
+        rows: RowTopic | None = None,
     ) -> None:
         self._config = config
         self._watched = watched
@@ -83,22 +90,24 @@ class Monitor:
         self._board = board
         self._timed = step_timer
         self._source_name = describe(config)
-        self._decoder = NativeDecoder(
-            config.mapping, [m.target for m in watched], config.limits.max_record_size
+        self._rows = rows
+        self._told: Marks = {}
+        send = None if rows is None else rows.send
+        self._pipeline = Pipeline(watched, windows, config, outcomes, send)
+        self._intake = Intake(
+            config,
+            watched,
+            self._pipeline,
+            outcomes,
+            store,
+            rows=None if rows is None else rows.name,
+            timed=step_timer,
         )
-        self._pipeline = Pipeline(watched, windows, config, outcomes)
-        self._join = self._pipeline.join
-        self._labels: LabelDecoder | None = None
-        self._is_labels: Callable[[str], bool] = lambda _: False
         judges = {part.key: part.judge for part in self._parts}
         maturities = [""]
-        if outcomes is not None and config.labels is not None:
-            kinds = {m.name: m.counter.continuous for m in outcomes.join.models.values()}
-            mapping, limit = config.labels.mapping, config.limits.max_record_size
-            self._labels = LabelDecoder(mapping, kinds, limit)
-            self._is_labels = label_partitions(config.labels)
+        if outcomes is not None:
             judges |= {part.key: part.judge for m in outcomes.models for part in m.parts}
-            maturities += outcomes.join.delays
+            maturities += outcomes.delays
         self._judges = judges
         self._views = Views(watched, windows, config.windows, maturities[1:])
         self._max_ahead = max_ahead(config)
@@ -121,16 +130,7 @@ class Monitor:
         for part, window, maturity in product(self._parts, windows, maturities):
             names = part.name, part.version, part.label, window.name
             self._views.add(store.history(*names, maturity))
-        if outcomes is not None:
-            self._restore_outcomes(outcomes)
-
-    def _restore_outcomes(self, outcomes: Outcomes) -> None:
-        """Outcome panes belong to no input partition: they are there from the start."""
-        state = self._store.restore_partition(NAME)
-        if state is not None:
-            join = outcomes.join
-            join.partition = Partition.restored(NAME, state, join.shapes())
-        stored, _ = self._store.restore_outcomes()
+        stored, _ = store.restore_outcomes()
         if stored is not None and self._pipeline.matured is not None:
             for name, reason in self._pipeline.matured.restore(stored).items():
                 log.warning("begins anew", what=name, reason=reason)
@@ -162,6 +162,7 @@ class Monitor:
             self._results += closed
             self._views.add(closed)
             self._log_alerts(closed)
+        self._tell_marks()
         self._hold_back()
         now = time.monotonic()
         interval = self._config.store.commit_interval / 1e6
@@ -184,41 +185,18 @@ class Monitor:
             # what they sent is in our panes: commit it with their positions before letting go
             self._commit()
             for name in poll.revoked:
-                self._of_kind(name).pop(name, None)
+                self._intake.revoke(name)
             log.info("partitions revoked", partitions=list(poll.revoked))
-        shapes = {key: shape for model in self._watched for key, shape in model.shapes.items()}
         for name in poll.assigned:
-            state = self._store.restore_partition(name)
-            partition = Partition.restored(name, state, shapes) if state else Partition(name)
-            self._of_kind(name)[name] = partition
+            partition = self._intake.assign(name)
             self._source.seek(name, partition.position)
             log.info("partition assigned", partition=name, position=partition.position)
         if poll.assigned:
             self._ready = True
 
-    def _of_kind(self, name: str) -> dict[str, Partition]:
-        """The partitions of events, or those of labels."""
-        labels = self._is_labels(name)
-        return self._pipeline.label_partitions if labels else self._pipeline.partitions
-
     def _take(self, records: Records) -> None:
-        partition = self._of_kind(records.partition)[records.partition]
-        if self._labels is not None and self._is_labels(records.partition):
-            with self._timed("decode"):
-                labels = self._labels.decode(records)
-            with self._timed("join"):
-                for own in labels.batches.values():
-                    own.origin = origins(partition.number, records.offsets, own.record)
-                rejects = self._pipeline.ingest_labels(partition, labels)
-        else:
-            with self._timed("decode"):
-                decoded = self._decoder.decode(records)
-            with self._timed("update"):
-                if self._join is not None:
-                    for batch in decoded.batches.values():
-                        batch.origin = origins(partition.number, records.offsets, batch.record)
-                rejects = self._pipeline.ingest(partition, decoded)
-        partition.position = records.position
+        rejects = self._intake.take(records)
+        partition = self._intake.partitions[records.partition]
         partition.tally(_RECORDS, records.partition, len(records))
         partition.tally(_BYTES, records.partition, sum(map(len, records.payloads)))
         for reject in rejects:
@@ -230,6 +208,12 @@ class Monitor:
                 detail=reject.detail,
             )
         self._dirty = True
+
+    def _tell_marks(self) -> None:
+        """Where rows go by a topic: say there how far they go, with the next commit."""
+        if self._rows is not None:
+            marks = self._pipeline.marks(self._at_end)
+            self._dirty |= marks != self._told
 
     def _hold_back(self) -> None:
         """Pause partitions that run ahead of the slowest, so that few panes are open at once."""
@@ -247,16 +231,22 @@ class Monitor:
         """Write everything since the last commit, or keep it for the next attempt."""
         if not self._dirty:
             return
-        pipeline, ledgers = self._pipeline, {}
-        partitions = pipeline.partitions | pipeline.label_partitions
-        if self._join is not None:
-            try:
-                with self._timed("ledger"):
-                    ledgers = self._join.prepare()
-            except StoreError as error:
-                self._failed(error)
-                return
-            partitions = partitions | {NAME: self._join.partition}
+        pipeline, partitions = self._pipeline, self._intake.partitions
+        ledgers: dict[str, bytes] = {}
+        marks = pipeline.marks(self._at_end)
+        try:
+            if self._rows is not None:
+                if marks != self._told:
+                    pipeline.tell(marks)
+                with self._timed("send"):
+                    self._rows.flush()
+            with self._timed("ledger"):
+                for join in pipeline.joins.values():
+                    ledgers |= join.prepare()
+        except StoreError as error:
+            self._failed(error)
+            return
+        self._told = marks
         checkpoint = Checkpoint(
             {n: p.checkpoint() for n, p in partitions.items()},
             pipeline.publisher.state(),
@@ -278,8 +268,8 @@ class Monitor:
                 partitions[name].unchecked(state)
             self._failed(error)
             return
-        if self._join is not None:
-            self._join.committed()
+        for join in pipeline.joins.values():
+            join.committed()
         for key in checkpoint.caches:
             self._cached[key] = self._judges[key].limits.size
         self._results, self._dead_letters = [], []
@@ -300,11 +290,9 @@ class Monitor:
 
     def _service(self) -> ServiceView:
         pipeline = self._pipeline
-        partitions = pipeline.partitions | pipeline.label_partitions
+        partitions = self._intake.partitions
         progress = [p.progress for p in partitions.values() if p.progress is not None]
         panes = [pane for p in partitions.values() for pane in p.panes.values()]
-        if self._join is not None:
-            panes += self._join.partition.panes.values()
         return ServiceView(
             version=__version__,
             source=self._source_name,
@@ -318,7 +306,7 @@ class Monitor:
             memory_limit=self._config.limits.memory,
             commit_failures=self._commit_failures,
             dead_letters_dropped=self._store.dead_letters_dropped,
-            partitions=tuple(sorted(partitions)),
+            partitions=tuple(sorted(n for n in partitions if n != NAME)),
             lag=self._lag,
             records=pipeline.tally(_RECORDS),
             bytes=pipeline.tally(_BYTES),
@@ -326,7 +314,7 @@ class Monitor:
             late=self._by_model(LATE),
             expired=self._by_model(EXPIRED),
             rejected=dict.fromkeys(REASONS, 0) | dict(pipeline.tally(REJECTED)),
-            join=None if self._join is None else join_view(self._join),
+            join=join_view(pipeline.joins.values(), pipeline.tally) if pipeline.matured else None,
         )
 
     def _by_model(self, what: str) -> dict[tuple[str, str], int]:
@@ -348,14 +336,6 @@ class Monitor:
                     features=sorted({v.feature or v.metric for v in flagged}),
                     notes=dict(result.notes),
                 )
-
-
-def label_partitions(config: LabelsConfig) -> Callable[[str], bool]:
-    """Tells the partitions that bring labels from those that bring events."""
-    if isinstance(config.source, KafkaLabels):
-        topics = set(config.source.topics)
-        return lambda name: name.rpartition(":")[0] in topics
-    return lambda name: name.startswith(PREFIX)
 
 
 def describe(config: Config) -> str:

@@ -16,6 +16,9 @@ from stream_monitor.config.model import Config
 from stream_monitor.config.units import format_duration
 from stream_monitor.decode.labels import DecodedLabels
 from stream_monitor.detectors.config import of_labels
+from stream_monitor.labels.join import NAME, Join
+from stream_monitor.labels.packing import Mark, Marks, Send, Sharded
+from stream_monitor.labels.route import Router, Sink
 from stream_monitor.mature import Matured
 from stream_monitor.panes.partition import Partition
 from stream_monitor.panes.windows import ROWS, TIME, Window
@@ -38,6 +41,7 @@ class Pipeline:
         windows: tuple[Window, ...],
         config: Config,
         outcomes: Outcomes | None = None,
+        send: Send | None = None,
     ) -> None:
         self._watched = watched
         self._windows = windows
@@ -47,13 +51,27 @@ class Pipeline:
         self.label_partitions: dict[str, Partition] = {}
         at_once = [d for d in config.detectors if outcomes is None or not of_labels(d)]
         self.publisher = Publisher(watched, windows, self.partitions, at_once)
-        self.join = None if outcomes is None else outcomes.join
+        self.joins: dict[str, Join] = {}
+        self.router: Router | None = None
         self.matured: Matured | None = None
-        if outcomes is not None and config.labels is not None:
-            self.matured = Matured(
-                outcomes.models, windows, self.publisher, outcomes.join, config.labels
-            )
+        self._sharded: Sharded | None = None
+        if outcomes is not None:
+            self._open(outcomes, windows, send)
         self._touched: set[PaneKey] = set()
+
+    def _open(self, outcomes: Outcomes, windows: tuple[Window, ...], send: Send | None) -> None:
+        """Labels come late: rows go to a join right here or, with ``send``, by a topic."""
+        sink: Sink
+        if send is None:
+            sink = self.joins[NAME] = outcomes.join(NAME)
+        else:
+            names = {index: m.rows for index, m in outcomes.joined.items()}
+            sink = self._sharded = Sharded(names, outcomes.config.join_partitions, send)
+        models = {index: (m.name, m.counter) for index, m in outcomes.joined.items()}
+        self.router = Router(models, outcomes.config.allowed_lateness, sink)
+        self.matured = Matured(
+            outcomes.models, windows, self.publisher, self.joins, outcomes.config
+        )
 
     # --- counting -------------------------------------------------------------------------------
 
@@ -74,13 +92,13 @@ class Pipeline:
         """Join a run of labels to their predictions; returns everything that was refused."""
         rejects = list(decoded.rejects)
         for name, batch in decoded.batches.items():
-            if not len(batch.time) or self.join is None:
+            if not len(batch) or self.router is None:
                 continue
             partition.advance(int(batch.arrival.max()))
             ahead = batch.time - batch.arrival
             skewed = ahead > self._time.allowed_skew
             rejects += self._skewed(batch.record, ahead, skewed)
-            self.join.labels(name, batch.take(np.flatnonzero(~skewed)))
+            self.router.labels(partition, name, batch.take(np.flatnonzero(~skewed)))
         for reject in rejects:
             partition.tally(REJECTED, reject.reason)
         return rejects
@@ -139,11 +157,11 @@ class Pipeline:
             labelled = errors >= 0
             track.feed_events(errors[labelled] > 0, places[clock][labelled] // self._grains[clock])
         events = batch
-        if self.join is not None:
-            batch = self.join.unlabelled(index, batch)
+        if self.router is not None:
+            batch = self.router.unlabelled(index, batch)
         slots = model.counter.slots(batch)
-        if self.join is not None:
-            self.join.predictions(index, events, slots, places.get(ROWS))
+        if self.router is not None:
+            self.router.predictions(index, events, slots, places.get(ROWS))
         for clock, place in places.items():
             pane = place // self._grains[clock]
             grain = self._grains[clock]
@@ -176,20 +194,31 @@ class Pipeline:
         The least progress of all partitions less the allowed lateness. A partition read to its
         end counts as far as the furthest.
         """
-        return self._least(self.partitions, set(at_end))
+        return self._least(_marks(self.partitions, set(at_end)))
 
-    def _least(self, partitions: Mapping[str, Partition], ended: set[str]) -> int | None:
-        progress = [p.progress for p in partitions.values()]
-        furthest = max((p for p in progress if p is not None), default=None)
-        if furthest is None:
+    def _least(self, marks: Marks) -> int | None:
+        known = [mark.progress for mark in marks.values() if mark.progress is not None]
+        behind = [mark.progress for mark in marks.values() if not mark.ended]
+        if not known or None in behind:
             return None
-        slowest = furthest
-        for name, partition in partitions.items():
-            if name not in ended:
-                if partition.progress is None:
-                    return None
-                slowest = min(slowest, partition.progress)
+        slowest = min((p for p in behind if p is not None), default=max(known))
         return slowest - self._time.allowed_lateness
+
+    def marks(self, at_end: Iterable[str]) -> Marks:
+        """How far every partition has been read."""
+        return _marks(self.partitions | self.label_partitions, set(at_end))
+
+    def tell(self, marks: Marks) -> None:
+        """Where rows go by a topic: say there how far those before this go."""
+        if self._sharded is not None:
+            self._sharded.marks(marks)
+
+    def _joined(self, at_end: Iterable[str]) -> int | None:
+        """The watermark of outcomes: all rows of records before it have been joined."""
+        if self._sharded is None:
+            return self._least(self.marks(at_end))
+        every = [self._least(join.marks) for join in self.joins.values()]
+        return None if None in every else min((w for w in every if w is not None), default=None)
 
     def close(self, at_end: Iterable[str] = ()) -> list[WindowResult]:
         """Windows that are closed now and were not, and closed ones that changed since.
@@ -200,13 +229,17 @@ class Pipeline:
         touched, self._touched = self._touched, set()
         found = self.publisher.close(self.watermark(ended), touched)
         if self.matured is not None:
-            every = self.partitions | self.label_partitions
-            found += self.matured.close(self._least(every, ended))
+            found += self.matured.close(self._joined(ended))
         return found
 
     def tally(self, what: str) -> Counter[str]:
         """A counter over all partitions."""
         total: Counter[str] = Counter()
-        for partition in (*self.partitions.values(), *self.label_partitions.values()):
+        joined = (join.partition for join in self.joins.values())
+        for partition in (*self.partitions.values(), *self.label_partitions.values(), *joined):
             total.update(partition.counters.get(what, {}))
         return total
+
+
+def _marks(partitions: Mapping[str, Partition], ended: set[str]) -> dict[str, Mark]:
+    return {name: Mark(p.progress, name in ended) for name, p in partitions.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from stream_monitor.config.model import WindowConfig
 from stream_monitor.config.units import format_duration
@@ -107,22 +107,25 @@ class Views:
         return tuple(found)
 
 
-def join_view(join: Join) -> JoinView:
-    """What is shown of a join."""
-    counters = join.partition.counters
-    nothing: Counter[str] = Counter()
-    names = sorted({model.name for model in join.models.values()})
+def join_view(joins: Iterable[Join], tally: Callable[[str], Counter[str]]) -> JoinView:
+    """What is shown of joins; ``tally`` gives a counter over everything that counts."""
+    joins = list(joins)
+    names = sorted({name for join in joins for name in join.names})
+    counters = {what: tally(what) for what in (*TOLD, DELAYS, DELAY_SUM)}
+    stored: Counter[str] = Counter()
+    for join in joins:
+        stored.update({name: ledger.rows for name, ledger in join.ledgers.items()})
+    ledgers = [ledger for join in joins for ledger in join.ledgers.values()]
     delays = {}
     for name in names:
-        buckets = counters.get(DELAYS, nothing)
-        counts = (buckets[f"{i}|{name}"] for i in range(len(DELAY_BOUNDS) + 1))
-        delays[name] = tuple(counts), counters.get(DELAY_SUM, nothing)[name]
+        counts = (counters[DELAYS][f"{i}|{name}"] for i in range(len(DELAY_BOUNDS) + 1))
+        delays[name] = tuple(counts), counters[DELAY_SUM][name]
     return JoinView(
-        {what: {n: counters.get(what, nothing)[n] for n in names} for what in TOLD},
+        {what: {n: counters[what][n] for n in names} for what in TOLD},
         delays,
-        {ledger.name: ledger.rows for ledger in join.ledgers},
-        sum(ledger.bytes for ledger in join.ledgers),
-        sum(ledger.memory for ledger in join.ledgers),
+        dict(stored),
+        sum(ledger.bytes for ledger in ledgers),
+        sum(ledger.memory for ledger in ledgers),
     )
 
 

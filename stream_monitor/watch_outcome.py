@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from types import MappingProxyType
@@ -13,13 +13,13 @@ import orjson
 
 from stream_monitor.alerts.judge import Judge
 from stream_monitor.config.budget import OutcomeBudget, outcome_budget
-from stream_monitor.config.model import Config
-from stream_monitor.config.units import format_size
+from stream_monitor.config.model import Config, LabelsConfig
+from stream_monitor.config.units import format_duration, format_size
 from stream_monitor.detectors.checks import series_problems
 from stream_monitor.detectors.config import of_labels
 from stream_monitor.detectors.track import Track
 from stream_monitor.errors import ConfigError, Problem
-from stream_monitor.labels.join import Join, JoinedModel
+from stream_monitor.labels.join import LABELS, Join, JoinedModel
 from stream_monitor.labels.outcome import OutcomeCounter
 from stream_monitor.labels.rows import LABEL
 from stream_monitor.methods import REGISTRY
@@ -28,6 +28,7 @@ from stream_monitor.methods.outcomes.base import ESTIMATING, REALIZING
 from stream_monitor.methods.outcomes.evaluate import OutcomeEvaluator
 from stream_monitor.methods.sequential.estimate import EstimateTest
 from stream_monitor.panes.layout import Layout
+from stream_monitor.panes.partition import Shape
 from stream_monitor.panes.windows import ROWS, Window
 from stream_monitor.prequential import Prequential
 from stream_monitor.reference.learned import loaded
@@ -62,10 +63,38 @@ class OutcomeModel:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """The join of all models whose reference has labels, and how their windows are judged."""
+    """How the models whose reference has labels are joined, and how their windows are judged.
 
-    join: Join
+    ``folder`` and ``manifests`` are those of the ledgers of earlier runs; without a folder they are
+    in memory.
+    """
+
+    config: LabelsConfig
+    joined: dict[int, JoinedModel]
     models: list[OutcomeModel]
+    folder: Path | None = None
+    manifests: Mapping[str, bytes] = field(default_factory=dict)
+
+    def join(self, name: str, manifests: Mapping[str, bytes] | None = None) -> Join:
+        """The join of this name, its ledgers as they were committed."""
+        known = self.manifests if manifests is None else manifests
+        return Join(name, self.joined, self.config, self.folder, known)
+
+    @property
+    def delays(self) -> list[str]:
+        """The names of the maturities."""
+        return [format_duration(m) for m in self.config.maturities]
+
+    def shapes(self) -> dict[str, Shape]:
+        """Of all outcome panes."""
+        return {k: s for m in self.joined.values() for k, s in m.pane_keys(self.delays).items()}
+
+    def keys(self) -> set[str]:
+        """Of everything that is stored by model."""
+        return {part.key for model in self.models for part in model.parts} | self.shapes().keys()
+
+    def ledgers(self) -> set[str]:
+        return {LABELS, *(model.ledger for model in self.joined.values())}
 
 
 def watch_outcomes(
@@ -115,7 +144,9 @@ def watch_outcomes(
         digest = blake2b(identity, digest_size=8).hexdigest()
         keys = [f"{part.key}+{digest}" for part in model.parts]
         label = f"{model.name} {model.version}".strip()
-        joined[i] = JoinedModel(model.name, label, keys[0], tuple(keys), counter, grains)
+        name = [model.name, model.version, model.profile.fingerprint, str(counter.dtype.descr)]
+        rows = blake2b(orjson.dumps(name), digest_size=16).hexdigest()
+        joined[i] = JoinedModel(model.name, label, rows, keys[0], tuple(keys), counter, grains)
         models.append(_model(config, model, counter, keys))
         problems += _series_problems(config, model, models[-1])
     if not joined and not problems:
@@ -131,7 +162,7 @@ def watch_outcomes(
         problems.append(Problem("limits.memory", format_size(config.limits.memory), remedy))
     if problems:
         raise ConfigError(place, problems)
-    return Outcomes(Join(joined, labels, folder, manifests), models)
+    return Outcomes(labels, joined, models, folder, manifests)
 
 
 def outcome_budgets(

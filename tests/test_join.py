@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
+from stream_monitor.errors import StoreError
 from stream_monitor.labels.join import PREDICTED
+from stream_monitor.labels.packing import Sharded
+from stream_monitor.labels.rows import LABEL
 from stream_monitor.pipeline import Pipeline
 from stream_monitor.schema import IntArray
 from stream_monitor.store.base import PaneKey
 from stream_monitor.values import REALIZED, WindowResult
 from stream_monitor.watch import watch
+from stream_monitor.watch_outcome import watch_outcomes
 from tests import worlds
 from tests.late import Feeder, Json, Piece, Stream, effective, labels_config, lines, opened, stream
 
@@ -51,15 +56,19 @@ def whole(found: Stream) -> Iterator[Piece]:
 
 
 def panes(pipeline: Pipeline) -> dict[PaneKey, IntArray]:
-    """Outcome panes that are not empty."""
-    assert pipeline.join is not None
-    found = pipeline.join.partition.panes.items()
-    return {key: pane.counts for key, pane in found if pane.counts.any()}
+    """Outcome panes that are not empty, over all joins."""
+    found: dict[PaneKey, IntArray] = {}
+    for join in pipeline.joins.values():
+        for key, pane in join.partition.panes.items():
+            found[key] = found.get(key, 0) + pane.counts
+    return {key: counts for key, counts in found.items() if counts.any()}
 
 
 def counted(pipeline: Pipeline) -> dict[str, int]:
-    assert pipeline.join is not None
-    return {what: c.total() for what, c in pipeline.join.partition.counters.items()}
+    found: Counter[str] = Counter()
+    for join in pipeline.joins.values():
+        found.update({what: c.total() for what, c in join.partition.counters.items()})
+    return dict(found)
 
 
 def results(pipeline: Pipeline) -> list[WindowResult]:
@@ -162,12 +171,55 @@ def test_any_order_batching_partitioning_and_repetition_give_the_same_panes(
         parts = np.array_split(rng.permutation(len(numbered)), number)
         pieces += [(kind, f"{kind}:0", [numbered[i] for i in p.tolist()]) for p in parts]
     pieces = [pieces[i] for i in rng.permutation(len(pieces)).tolist()]
-    # a record with an id that comes again, as at-least-once delivery has it, changes nothing
-    again = [(i, line) for (i, line), e in zip(lines(small), small, strict=True) if e["id"]]
-    pieces += [("events", "events:0", again), ("labels", "labels:0", lines(few.labels))]
+    # what comes again, as at-least-once delivery has it, changes nothing
+    pieces += whole(few)
     found = panes(run(setup, iter(pieces)))
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[key], expected[key]) for key in expected)
+
+
+def test_rows_that_go_to_the_partition_of_their_key_and_come_twice_give_the_same(
+    setup: Any,
+) -> None:
+    direct = run(setup, whole(STREAM))
+    config, watched, windows = setup
+    outcomes = watch_outcomes(config, watched, windows, "test")
+    assert outcomes is not None
+    sent: list[tuple[int, bytes]] = []
+    pipeline = Pipeline(watched, windows, config, outcomes, lambda *record: sent.append(record))
+    feeder = Feeder(config, watched, pipeline)
+    feeder.feed(whole(STREAM))
+    pipeline.tell(pipeline.marks([]))
+    assert len({shard for shard, _ in sent}) == config.labels.join_partitions > 1
+    for shard, payload in [*sent, *sent]:
+        name = f"joins:{shard}"
+        if name not in pipeline.joins:
+            pipeline.joins[name] = outcomes.join(name)
+        pipeline.joins[name].take(payload)
+    expected, found = panes(direct), panes(pipeline)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[key], expected[key]) for key in expected)
+    told, others = counted(direct), counted(pipeline)
+    for what in ("labels_joined", "labels_beyond_horizon", "label_delay_sum"):
+        assert told.get(what) == others.get(what)
+    marks = {name: p.progress for name, p in pipeline.partitions.items()}
+    assert all(join.marks["events:0"].progress == marks["events:0"]
+               for join in pipeline.joins.values())  # fmt: skip
+
+
+def test_a_record_that_is_none_of_ours_is_refused_and_one_of_another_model_is_counted(
+    setup: Any,
+) -> None:
+    config, watched, windows = setup
+    outcomes = watch_outcomes(config, watched, windows, "test")
+    assert outcomes is not None
+    join = outcomes.join("joins:0")
+    for payload in (b"", b"{}", b"SMJ1x\0\0", b"SMJ1l\0\0odd"):
+        with pytest.raises(StoreError):
+            join.take(payload)
+    sharded = Sharded({0: "another"}, 1, lambda _, payload: join.take(payload))
+    sharded.predictions(0, np.zeros(3, dtype=LABEL))
+    assert join.partition.counters["join_records_foreign"].total() == 1
 
 
 def test_a_correction_takes_back_what_the_first_label_added(setup: Any) -> None:

@@ -46,7 +46,7 @@ def _run(arguments: argparse.Namespace) -> int:
     console.print(table)
     outcomes = watch_outcomes(config, watched, windows, str(arguments.config))
     if outcomes is not None:
-        console.print(_outcomes(outcome_budgets(config, outcomes.join.models, windows)))
+        console.print(_outcomes(outcome_budgets(config, outcomes.joined, windows)))
     console.print(f"{arguments.config}: fine (limits.memory {format_size(config.limits.memory)})")
     return 0
 

@@ -29,6 +29,7 @@ from stream_monitor.monitor import Monitor, describe
 from stream_monitor.sources import files, follow, kafka, stdin
 from stream_monitor.sources.base import Source
 from stream_monitor.sources.both import Both
+from stream_monitor.sources.kafka_rows import RowTopic
 from stream_monitor.store.sqlite import SqliteStore
 from stream_monitor.watch import watch
 from stream_monitor.watch_outcome import watch_outcomes
@@ -47,15 +48,30 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     config_option(parser)
 
 
-def open_source(config: Config, place: str) -> Source:
-    """The configured source, and that of labels with it, opened."""
+def open_source(config: Config, place: str, rows: RowTopic | None = None) -> Source:
+    """The configured source, and that of labels with it, opened; ``rows`` is the join's topic."""
     labels = None if config.labels is None else config.labels.source
     if isinstance(labels, KafkaLabels):
         if isinstance(config.source, KafkaSource):
-            return kafka.KafkaSource(config.source, labels.topics)
+            return kafka.KafkaSource(config.source, labels.topics, rows)
         labels = None  # there is no source of events, which the next line says
     events = _opened(config.source, config, place)
     return events if labels is None else Both(events, _opened(labels, config, place))
+
+
+def row_topic(config: Config) -> RowTopic | None:
+    """The join's own topic, where labels come from Kafka."""
+    labels, source = config.labels, config.source
+    if labels is None or not isinstance(labels.source, KafkaLabels):
+        return None
+    if not isinstance(source, KafkaSource):
+        return None
+    return RowTopic(
+        source,
+        labels.join_topic or f"{source.group_id}-joins",
+        partitions=labels.join_partitions,
+        retention=labels.horizon + 2 * labels.allowed_lateness,
+    )
 
 
 def _opened(source: SourceConfig | None, config: Config, place: str) -> Source:
@@ -79,7 +95,8 @@ def _run(arguments: argparse.Namespace) -> int:
     logs.configure(config.log)
     place = str(arguments.config)
     watched, windows = watch(config, place)
-    source = open_source(config, place)
+    rows = row_topic(config)
+    source = open_source(config, place, rows)
     store = SqliteStore(
         config.store.path,
         results_retention_windows=config.store.results_retention_windows,
@@ -90,9 +107,8 @@ def _run(arguments: argparse.Namespace) -> int:
     outcomes = watch_outcomes(config, watched, windows, place, folder=folder, manifests=manifests)
     keys, ledgers = {part.key for m in watched for part in m.parts}, set[str]()
     if outcomes is not None:
-        keys |= {part.key for m in outcomes.models for part in m.parts}
-        keys |= outcomes.join.shapes().keys()
-        ledgers = {ledger.name for ledger in outcomes.join.ledgers}
+        keys |= outcomes.keys()
+        ledgers = outcomes.ledgers()
     forgotten = store.forget_models(keys, ledgers)
     if forgotten:
         log.warning("panes of other references or windows forgotten", panes=forgotten)
@@ -117,6 +133,7 @@ def _run(arguments: argparse.Namespace) -> int:
             board=board,
             step_timer=server.timer.step,
             outcomes=outcomes,
+            rows=rows,
         ).run(stop)
     finally:
         server.stop()

@@ -28,6 +28,7 @@ REASONS = {
     "bad_timestamp": "the event time or arrival is no time between 1970 and 2200",
     "unknown_model": "no configured model has this name and version",
     "bad_label": "a label record has no label, or one that the model cannot have",
+    "bad_join_rows": "a record of the join's own topic holds no rows of ours, or is damaged",
     "clock_skew": "the event time is further ahead of the record timestamp than time.allowed_skew",
 }
 

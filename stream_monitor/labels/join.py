@@ -12,37 +12,38 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from stream_monitor.batch import ColumnBatch
 from stream_monitor.config.model import LabelsConfig
 from stream_monitor.config.units import format_duration
-from stream_monitor.decode.ids import keyed
-from stream_monitor.decode.labels import LabelBatch
 from stream_monitor.labels.ledger import Ledger
 from stream_monitor.labels.outcome import OutcomeCounter
+from stream_monitor.labels.packing import Mark, unpacked
+from stream_monitor.labels.route import LATE
 from stream_monitor.labels.rows import LABEL, Rows, before, keys_of, winners
-from stream_monitor.panes.count import Slots
+from stream_monitor.methods.base import Addends
 from stream_monitor.panes.partition import Partition, Shape
 from stream_monitor.schema import BoolArray, IntArray
 from stream_monitor.store.base import PaneKey
 
-NAME = "(join)"  # of the partition that holds outcome panes
+NAME = "(join)"  # of the partition that holds outcome panes where there is but one
 PREDICTED = "predicted"  # the panes of all predictions, beside those of delay classes
 LABELS = "labels"
 
 # what becomes of labels, counted by model name
-JOINED, DUPLICATE, CORRECTED, OUTDATED, LATE, TOO_OLD = (
-    "labels_joined", "labels_duplicate", "labels_corrected", "labels_outdated", "labels_late",
+JOINED, DUPLICATE, CORRECTED, OUTDATED, TOO_OLD = (
+    "labels_joined", "labels_duplicate", "labels_corrected", "labels_outdated",
     "labels_beyond_horizon",
 )  # fmt: skip
 WAITING = "labels_without_prediction"
+FOREIGN = "join_records_foreign"
 REPEATED, EVICTED = "predictions_repeated", "predictions_evicted"
 TOLD = (JOINED, DUPLICATE, CORRECTED, OUTDATED, LATE, TOO_OLD, WAITING, REPEATED, EVICTED)
 DELAYS, DELAY_SUM = "label_delay", "label_delay_sum"
 
+_PLAIN = str.maketrans(dict.fromkeys(":/()!\\ ", "_"))  # a name as a folder's
 _MINUTE, _HOUR, _DAY = 60_000_000, 3_600_000_000, 86_400_000_000
 # upper bounds of the histogram of label delays, microseconds
 DELAY_BOUNDS = (
@@ -55,16 +56,23 @@ DELAY_BOUNDS = (
 class JoinedModel:
     """One model version in the join.
 
-    ``label`` is for people, ``key`` names its ledger; ``parts`` are the keys of the whole's and
-    the segments' panes, to which the delay class is added.
+    ``label`` is for people, ``rows`` stands for the reference and everything else that its rows
+    depend on, ``key`` for what its panes do, too; ``parts`` are the keys of the whole's and the
+    segments' panes, to which the delay class is added.
     """
 
     name: str
     label: str
+    rows: str
     key: str
     parts: tuple[str, ...]
     counter: OutcomeCounter
     grains: Mapping[str, int]
+
+    @property
+    def ledger(self) -> str:
+        """The name of the ledger of its predictions."""
+        return f"predictions-{blake2b(self.key.encode(), digest_size=8).hexdigest()}"
 
     def pane_keys(self, delays: Iterable[str]) -> dict[str, Shape]:
         """The shapes of all its panes, for restoring them."""
@@ -76,132 +84,121 @@ class JoinedModel:
 
 
 class Join:
-    """Joins the labels of all models; owns the outcome panes (``partition``) and the ledgers."""
+    """Joins rows of predictions and labels whose keys belong here; owns their outcome panes.
+
+    Attributes
+    ----------
+    partition
+        The outcome panes and the counters.
+    touched
+        The panes that changed since somebody asked.
+    marks
+        How far the partitions were read whose rows have come, where rows come by a topic.
+    """
 
     def __init__(
         self,
+        name: str,
         models: Mapping[int, JoinedModel],
         config: LabelsConfig,
         folder: Path | None,
         manifests: Mapping[str, bytes],
     ) -> None:
-        self.models = models
+        self._models = models
         self._config = config
-        self.delays = [format_duration(m) for m in config.maturities]
+        self._delay_names = [format_duration(m) for m in config.maturities]
         self._bounds = np.array(config.maturities)
-        self.partition = Partition(NAME)
+        self.partition = Partition(name)
         self.touched: set[PaneKey] = set()
-
-        def ledger(name: str, dtype: Any, keep: Any) -> Ledger:
-            own = None if folder is None else folder / name
-            return Ledger(name, dtype, keep=keep, folder=own, manifest=manifests.get(name))
-
+        self.marks: dict[str, Mark] = {}
+        self._manifests = manifests
+        self._folder = None if folder is None else folder / name.translate(_PLAIN)
         self._predictions = {
-            index: ledger(f"predictions-{_digest(m.key)}", m.counter.dtype, "first")
-            for index, m in models.items()
+            index: self._ledger(m.ledger, m.counter.dtype, "first") for index, m in models.items()
         }
-        self._labels = ledger(LABELS, LABEL, "last")
+        self._labels = self._ledger(LABELS, LABEL, "last")
+        self._kinds = {m.rows: (index, m.counter.dtype) for index, m in models.items()}
         self._versions: dict[str, list[int]] = {}
         for index, m in models.items():
             self._versions.setdefault(m.name, []).append(index)
 
+    def _ledger(self, name: str, dtype: Any, keep: Literal["first", "last"]) -> Ledger:
+        folder = None if self._folder is None else self._folder / name
+        manifest = self._manifests.get(f"{self.partition.name}/{name}")
+        return Ledger(name, dtype, keep=keep, folder=folder, manifest=manifest)
+
     @property
-    def ledgers(self) -> list[Ledger]:
-        return [*self._predictions.values(), self._labels]
+    def names(self) -> list[str]:
+        """Of the models."""
+        return list(self._versions)
 
-    def shapes(self) -> dict[str, Shape]:
-        """Of all outcome panes."""
-        return {k: s for m in self.models.values() for k, s in m.pane_keys(self.delays).items()}
+    @property
+    def ledgers(self) -> dict[str, Ledger]:
+        """By name."""
+        every = [*self._predictions.values(), self._labels]
+        return {ledger.name: ledger for ledger in every}
 
-    def unlabelled(self, index: int, batch: ColumnBatch) -> ColumnBatch:
-        """The same events for the input panes, which know no labels."""
-        model = self.models.get(index)
-        return batch if model is None else model.counter.unlabelled(batch)
+    def take(self, payload: bytes) -> None:
+        """A record of the join's topic."""
+        found = unpacked(payload, self._kinds)
+        if found is None:
+            self._tally(FOREIGN, "", 1)
+        elif found.marks is not None:
+            self.marks.update(found.marks)
+        elif found.rows is not None and found.model is not None:
+            self.predictions(found.model, found.rows)
+        elif found.rows is not None and found.label_name in self._versions:
+            self.labels(found.label_name, found.rows)
 
     # --- predictions ----------------------------------------------------------------------------
 
     def predictions(
-        self, index: int, batch: ColumnBatch, slots: Slots, number: IntArray | None
+        self, index: int, rows: Rows, known: Mapping[str, Addends] | None = None
     ) -> None:
-        """Take counted events of a model; ``number`` is their place on the clock of rows."""
-        if index not in self.models:
-            return
-        model = self.models[index]
-        keys = keyed(batch.ids, model.name)
-        rows = model.counter.rows(batch, slots, keys, number)
-        named = np.flatnonzero(keys.any(axis=1))
-        first = named[winners(rows[named], last=False)]
-        self._tally(REPEATED, model.name, len(named) - len(first))
+        """Take predictions of a model; ``known`` are its blocks' addends of these very rows."""
+        model = self._models[index]
+        first = winners(rows, last=False)
+        self._tally(REPEATED, model.name, len(rows) - len(first))
         ledger = self._predictions[index]
-        at, known = ledger.find(keys[first])
+        at, stored = ledger.find(keys_of(rows[first]))
         fresh = np.ones(len(first), dtype=np.bool_)
         fresh[at] = False
-        # an id that is known: the same record again, a repetition, or one that comes before it
+        # a key that is known: the same record again, a repetition, or one that comes before it
         again = rows[first[at]]
-        same = (again["origin"] == known["origin"]) & (again["time"] == known["time"])
+        same = (again["origin"] == stored["origin"]) & (again["time"] == stored["time"])
         self._tally(REPEATED, model.name, int((~same).sum()))
-        sooner = before(again, known)
+        sooner = before(again, stored)
         new = np.concatenate([rows[first[fresh]], again[sooner]])
-        counted: BoolArray = np.asarray(~keys.any(axis=1))
+        counted = np.zeros(len(rows), dtype=np.bool_)
         counted[first[fresh]] = True
-        self._predict(model, rows, 1, counted, slots)
-        if sooner.any():
-            old = known[sooner]
-            self._take_back(index, old)
-            self._predict(model, again[sooner], 1)
+        self._predict(model, rows, 1, counted, known)
+        self._predict(model, again[sooner], 1)
+        self._take_back(index, stored[sooner])
         ledger.add(new)
-        if len(new):
-            self._label_new(index, new, int(fresh.sum()))
-        self._own_labels(index, batch, rows, keys)
+        self._label_new(index, new, int(fresh.sum()))
 
     def _label_new(self, index: int, new: Rows, fresh: int) -> None:
-        """Labels that were there before their prediction; the first rows have a new id."""
+        """Labels that were there before their prediction; the first rows have a new key."""
         at, labels = self._labels.find(keys_of(new))
         rows = new[at]
         waited = at < fresh
-        for other in self._versions[self.models[index].name]:
+        for other in self._versions[self._models[index].name]:
             if other != index:
                 known, _ = self._predictions[other].find(keys_of(rows))
                 waited[known] = False
-        self._tally(WAITING, self.models[index].name, -int(waited.sum()))
+        self._tally(WAITING, self._models[index].name, -int(waited.sum()))
         self._outcome(index, rows, labels, 1)
         self._tell(index, rows[at < fresh], labels[at < fresh])
 
     def _take_back(self, index: int, old: Rows) -> None:
-        self._predict(self.models[index], old, -1)
+        self._predict(self._models[index], old, -1)
         at, labels = self._labels.find(keys_of(old))
         self._outcome(index, old[at], labels, -1)
 
-    def _own_labels(self, index: int, batch: ColumnBatch, rows: Rows, keys: Any) -> None:
-        """Labels that events bring themselves, as of the event's time."""
-        model = self.models[index]
-        events, values = model.counter.labels_of(batch)
-        if not len(events):
-            return
-        named = keys[events].any(axis=1)
-        if not named.all():  # without an id nothing else can belong to them
-            bare = events[~named]
-            labels = _label_rows(
-                keys[bare], rows["time"][bare], rows["origin"][bare], values[~named]
-            )
-            self._outcome(index, rows[bare], labels, 1)
-            self._tell(index, rows[bare], labels)
-        events, values = events[named], values[named]
-        self._take(
-            model.name,
-            _label_rows(keys[events], rows["time"][events], rows["origin"][events], values),
-        )
-
     # --- labels ---------------------------------------------------------------------------------
 
-    def labels(self, name: str, batch: LabelBatch) -> None:
-        """Take the labels of a model name."""
-        late = batch.arrival - batch.time > self._config.allowed_lateness
-        self._tally(LATE, name, int(late.sum()))
-        rows = _label_rows(batch.keys, batch.time, batch.origin, batch.value)
-        self._take(name, rows[~late])
-
-    def _take(self, name: str, rows: Rows) -> None:
+    def labels(self, name: str, rows: Rows) -> None:
+        """Take labels of a model name."""
         chosen = rows[winners(rows, last=True)]
         self._tally(DUPLICATE, name, len(rows) - len(chosen))
         at, known = self._labels.find(keys_of(chosen))
@@ -235,13 +232,14 @@ class Join:
         rows: Rows,
         sign: int,
         counted: BoolArray | None = None,
-        slots: Slots | None = None,
+        known: Mapping[str, Addends] | None = None,
     ) -> None:
+        if not len(rows):
+            return
         for clock, grain in model.grains.items():
             pane = _places(rows, clock) // grain
             group = pane if counted is None else np.where(counted, pane, -1)
-            found = model.counter.predicted(rows, group, None if slots is None else slots.blocks)
-            for part, number, counts in found:
+            for part, number, counts in model.counter.predicted(rows, group, known):
                 key = PaneKey(f"{model.parts[part]}|{PREDICTED}", clock, number)
                 self._add(key, counts * sign, *_span(rows, pane, clock, number, grain))
 
@@ -249,7 +247,7 @@ class Join:
         """Add labelled predictions, or take them back."""
         if not len(rows):
             return
-        model = self.models[index]
+        model = self._models[index]
         within, delay = self._delays(rows, labels)
         rows, labels = rows[within], labels[within]
         if not len(rows):
@@ -262,7 +260,7 @@ class Join:
                 rows, np.ascontiguousarray(labels["value"]), pane * kinds + kind
             ):
                 number, which = divmod(group, kinds)
-                key = PaneKey(f"{model.parts[part]}|{self.delays[which]}", clock, number)
+                key = PaneKey(f"{model.parts[part]}|{self._delay_names[which]}", clock, number)
                 self._add(key, counts * sign, *_span(rows, pane, clock, number, grain))
 
     def _delays(self, rows: Rows, labels: Rows) -> tuple[BoolArray, IntArray]:
@@ -277,7 +275,7 @@ class Join:
 
     def _tell(self, index: int, rows: Rows, labels: Rows) -> None:
         """Count predictions that have a label for the first time."""
-        name = self.models[index].name
+        name = self._models[index].name
         _, delay = self._delays(rows, labels)
         self._tally(TOO_OLD, name, len(rows) - len(delay))
         self._tally(JOINED, name, len(delay))
@@ -306,25 +304,19 @@ class Join:
             self._labels.raise_floor(earlier)
 
     def prepare(self) -> dict[str, bytes]:
-        """Bound and write the ledgers; their manifests by name, for the commit."""
+        """Bound and write the ledgers; their manifests, for the commit."""
         most = self._config.max_predictions
-        if self._labels.evict(most * len(self.models)):
+        if self._labels.evict(most * len(self._models)):
             # a correction could not take back a label that is gone
             self.forget(self._labels.floor + self._config.allowed_lateness)
         for index, ledger in self._predictions.items():
-            self._tally(EVICTED, self.models[index].name, ledger.evict(most))
-        return {ledger.name: ledger.prepare() for ledger in self.ledgers}
+            self._tally(EVICTED, self._models[index].name, ledger.evict(most))
+        prefix = self.partition.name
+        return {f"{prefix}/{name}": ledger.prepare() for name, ledger in self.ledgers.items()}
 
     def committed(self) -> None:
-        for ledger in self.ledgers:
+        for ledger in self.ledgers.values():
             ledger.committed()
-
-
-def _label_rows(keys: Any, time: IntArray, origin: Any, value: Any) -> Rows:
-    rows = np.zeros(len(time), dtype=LABEL)
-    rows["high"], rows["low"] = keys[:, 0], keys[:, 1]
-    rows["time"], rows["origin"], rows["value"] = time, origin, value
-    return rows
 
 
 def _places(rows: Rows, clock: str) -> IntArray:
@@ -337,7 +329,3 @@ def _span(rows: Rows, pane: IntArray, clock: str, number: int, grain: int) -> tu
         return number * grain, (number + 1) * grain
     times = rows["time"][pane == number]
     return int(times.min()), int(times.max())
-
-
-def _digest(key: str) -> str:
-    return blake2b(key.encode(), digest_size=8).hexdigest()

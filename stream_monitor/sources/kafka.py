@@ -20,6 +20,7 @@ from kafka.errors import KafkaError
 from stream_monitor.config import model
 from stream_monitor.sources.base import Places, Poll, Records, escaped
 from stream_monitor.sources.kafka_options import client_options
+from stream_monitor.sources.kafka_rows import RowTopic
 
 # A poll is bounded by the bytes of a fetch, not by records: kafka-python 3.0.12 never delivers the
 # rest of a fetch again that max_poll_records cut while its partition was paused.
@@ -51,11 +52,23 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
 
 class KafkaSource:
-    """All partitions of some topics that the group gives us, and of ``more_topics`` for labels."""
+    """All partitions of some topics that the group gives us.
 
-    def __init__(self, config: model.KafkaSource, more_topics: Sequence[str] = ()) -> None:
+    ``more_topics`` are those of labels, ``rows`` is the join's own, which is made before it is read
+    and read from its beginning.
+    """
+
+    def __init__(
+        self,
+        config: model.KafkaSource,
+        more_topics: Sequence[str] = (),
+        rows: RowTopic | None = None,
+    ) -> None:
         self._config = config
-        self._topics = [*config.topics, *more_topics]
+        self._rows = rows
+        self._made = rows is None
+        own = [] if rows is None else [rows.name]
+        self._topics = [*config.topics, *more_topics, *own]
         self._options: dict[str, Any] = _DEFAULTS | client_options(config.client)
         self._listener = _Listener()
         self._consumer: Any = None
@@ -104,6 +117,8 @@ class KafkaSource:
                 time.sleep(timeout_seconds)
                 return None
             self._consumer = consumer
+        if not self._made and not self._make(timeout_seconds):
+            return None
         if not self._subscribed:
             # a group whose leader does not know a topic yet is given none of its partitions
             unknown = [t for t in self._topics if not self._partitions_of(t)]
@@ -114,6 +129,21 @@ class KafkaSource:
             self._consumer.subscribe(topics=self._topics, listener=self._listener)
             self._subscribed = True
         return self._consumer
+
+    def _make(self, timeout_seconds: float) -> bool:
+        """Make the join's topic; False while that does not work."""
+        try:
+            if self._rows is not None:
+                self._rows.make()
+        except KafkaError as error:
+            log.warning(
+                "the join's topic cannot be made, trying again",
+                error=f"{type(error).__name__}: {error}",
+            )
+            time.sleep(timeout_seconds)
+            return False
+        self._made = True
+        return True
 
     def _partitions_of(self, topic: str) -> set[int]:
         try:
@@ -160,6 +190,9 @@ class KafkaSource:
         held = self._held.pop(which, None)
         self._assigned.add(which)
         if position is None:
+            if self._rows is not None and which.topic == self._rows.name:
+                self._consumer.seek_to_beginning(which)
+                return
             if held is not None:
                 self._consumer.seek(which, held)
             return
@@ -198,6 +231,8 @@ class KafkaSource:
             self._consumer.resume(*go)
 
     def close(self) -> None:
+        if self._rows is not None:
+            self._rows.close()
         if self._consumer is not None:
             self._consumer.close()
             self._consumer = None

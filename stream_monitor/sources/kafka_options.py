@@ -12,6 +12,7 @@ from kafka import KafkaConsumer
 from stream_monitor.errors import SourceError
 
 _SECRETS = ("sasl_plain_password", "ssl_password")
+_CONNECTION = ("security_", "sasl_", "ssl_", "socks5_", "proxy_", "client_dns_", "api_version")
 _OWN = {
     "bootstrap_servers": "write it as source.bootstrap_servers",
     "group_id": "write it as source.group_id",
@@ -74,6 +75,11 @@ def client_options(client: Mapping[str, object]) -> dict[str, object]:
         else:
             options[name] = value
     return options
+
+
+def connection_options(client: Mapping[str, object]) -> dict[str, object]:
+    """Those of ``source.client`` that any client needs to reach the brokers."""
+    return {k: v for k, v in client_options(client).items() if k.startswith(_CONNECTION)}
 
 
 def _name(key: str) -> str:

@@ -159,8 +159,10 @@ class SqliteStore:
                 "DELETE FROM chunks WHERE partition=? AND model=? AND clock=? AND pane=?", panes
             )
             caches = [key for (key,) in db.execute("SELECT key FROM meta")]
-            kept = {f"cache/{name}" for name in keep} | {f"ledger/{name}" for name in ledgers}
-            old = [k for k in caches if k.startswith(("cache/", "ledger/")) and k not in kept]
+            old = [k for k in caches if k.startswith("cache/") and k[len("cache/") :] not in keep]
+            # a ledger's own name comes after that of its join
+            found = [k for k in caches if k.startswith("ledger/")]
+            old += [k for k in found if k.rpartition("/")[2] not in ledgers]
             if not ledgers:
                 old.append("outcomes")
             db.executemany("DELETE FROM meta WHERE key = ?", [(key,) for key in old])
