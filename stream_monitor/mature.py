@@ -29,7 +29,7 @@ from stream_monitor.store.base import PaneKey
 from stream_monitor.values import WindowResult
 from stream_monitor.watch_outcome import OutcomeModel, OutcomePart, outcome_windows
 
-_REVISED = 32  # windows that are published anew in a round; the others wait for the next
+_REVISED = 8  # windows that are published anew in a round; the others wait for the next
 
 
 class State(msgspec.Struct):
@@ -42,6 +42,11 @@ class State(msgspec.Struct):
     next: int
     stale: set[int] = set()
     revisions: dict[int, int] = {}
+
+    def forget(self, first: int) -> None:
+        """What is published of windows before the first stays as it is."""
+        self.stale = {n for n in self.stale if n >= first}
+        self.revisions = {n: r for n, r in self.revisions.items() if n >= first}
 
 
 class Matured:
@@ -63,6 +68,8 @@ class Matured:
         self._last = len(config.maturities) - 1
         self._life = config.horizon + config.allowed_lateness
         self._states: dict[tuple[str, str, int], State] = {}
+        # by part and clock: of each pane of predictions the last event time
+        self._predicted: dict[tuple[str, str], dict[int, int]] = {}
         self._own = outcome_windows(windows)
         clocks = {w.clock: w for w in self._own.values()}
         self._steps = clocks.get(TIME) or clocks[ROWS]
@@ -76,6 +83,7 @@ class Matured:
         for join in self._joins.values():
             self._mark_stale(join.touched)
             join.touched = set()
+        self._look()
         results: list[WindowResult] = []
         for model in self._models:
             self._feed(model, watermark)
@@ -93,11 +101,11 @@ class Matured:
 
     def filling(self) -> Iterator[WindowResult]:
         """Every window that is not mature yet, shown and not judged."""
-        numbers = self._numbers()
+        self._look()
         for model in self._models:
             for part in model.parts:
                 for window in self._own.values():
-                    there = numbers.get((part.key, window.clock), set())
+                    there = self._predicted.get((part.key, window.clock), {})
                     every = sorted({n // (window.length // window.grain) for n in there})
                     for i in range(len(self._maturities)):
                         state = self._states.get((part.key, window.name, i))
@@ -143,7 +151,7 @@ class Matured:
         self._states[key] = state
         numbers = {
             n // (window.length // window.grain)
-            for n in self._numbers().get((part.key, window.clock), ())
+            for n in self._predicted.get((part.key, window.clock), {})
         }
         chosen = sorted(n for n in numbers if state.next <= n <= last)
         state.next = last + 1
@@ -156,11 +164,8 @@ class Matured:
             return window.last_closed(time)
         closed = window.last_closed(self._publisher.rows(part.input))
         length = window.length // window.grain
-        later = [
-            key.number // length
-            for key, pane in self._every()
-            if key.model == f"{part.key}|{PREDICTED}" and pane.last > time
-        ]
+        lasts = self._predicted.get((part.key, window.clock), {})
+        later = [number // length for number, last in lasts.items() if last > time]
         return min([closed, *(number - 1 for number in later)])
 
     def _revise(self) -> list[WindowResult]:
@@ -250,19 +255,15 @@ class Matured:
         )
         return [pane for pane in found if pane is not None]
 
-    def _every(self) -> Iterator[tuple[PaneKey, Pane]]:
-        """The panes of all joins."""
+    def _look(self) -> None:
+        """Note which panes of predictions there are, and the last event time of each."""
+        self._predicted = {}
         for join in self._joins.values():
-            yield from join.partition.panes.items()
-
-    def _numbers(self) -> dict[tuple[str, str], set[int]]:
-        """The numbers of all panes with predictions, by part and clock."""
-        found: dict[tuple[str, str], set[int]] = {}
-        for key, _ in self._every():
-            part, _, delay = key.model.rpartition("|")
-            if delay == PREDICTED:
-                found.setdefault((part, key.clock), set()).add(key.number)
-        return found
+            for key, pane in join.partition.panes.items():
+                part, _, delay = key.model.rpartition("|")
+                if delay == PREDICTED:
+                    lasts = self._predicted.setdefault((part, key.clock), {})
+                    lasts[key.number] = max(lasts.get(key.number, 0), pane.last)
 
     # --- in the order of the panes --------------------------------------------------------------
 
@@ -273,7 +274,7 @@ class Matured:
             return
         pane = replace(window, length=window.grain, step=window.grain)
         mature = self._before(whole, pane, watermark - self._maturities[-1])
-        there = self._numbers().get((whole.key, window.clock), set())
+        there = self._predicted.get((whole.key, window.clock), {})
         first = model.prequential.next
         for number in sorted(n for n in there if first <= n <= mature):
             outcome, _ = self._outcome(whole, pane, range(number, number + 1), self._last)
@@ -285,23 +286,25 @@ class Matured:
     def _drop(self, watermark: int) -> None:
         """End the life of panes for which no label will count any more."""
         past = watermark - self._life
-        floors: dict[str, int] = {}
-        for window in self._own.values():
-            # a window is whole until no label of its last prediction will count
-            whole = [self._before(part, window, past) for m in self._models for part in m.parts[:1]]
-            number = min(whole, default=-1) + 1
-            floor = window.start(number) // window.grain
-            floors[window.clock] = min(floor, floors.get(window.clock, floor))
-            for (_, name, _), state in self._states.items():
-                if name == window.name:
-                    state.stale = {n for n in state.stale if n >= number}
-                    state.revisions = {n: r for n, r in state.revisions.items() if n >= number}
+        floors: dict[tuple[str, str], int] = {}
+        for model in self._models:
+            whole = model.parts[0]
+            for window in self._own.values():
+                # a window is whole until no label of its last prediction will count
+                number = self._before(whole, window, past) + 1
+                floor = window.start(number) // window.grain
+                for part in model.parts:
+                    place = part.key, window.clock
+                    floors[place] = min(floor, floors.get(place, floor))
+                    for i in range(len(self._maturities)):
+                        if (state := self._states.get((part.key, window.name, i))) is not None:
+                            state.forget(number)
+            model.prequential.forget(floors[whole.key, self._steps.clock])
         for join in self._joins.values():
             join.forget(past)
-            over = [k for k in join.partition.panes if k.number < floors[k.clock]]
+            keys = ((key, key.model.rpartition("|")[0]) for key in join.partition.panes)
+            over = [key for key, part in keys if key.number < floors[part, key.clock]]
             join.partition.drop(over)
-        for model in self._models:
-            model.prequential.forget(floors[self._steps.clock])
 
     def state(self) -> bytes:
         """What was published, and the tests' states, as JSON."""

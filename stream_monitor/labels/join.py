@@ -18,6 +18,7 @@ import numpy as np
 
 from stream_monitor.config.model import LabelsConfig
 from stream_monitor.config.units import format_duration
+from stream_monitor.errors import StoreError
 from stream_monitor.labels.ledger import Ledger
 from stream_monitor.labels.outcome import OutcomeCounter
 from stream_monitor.labels.packing import Mark, unpacked
@@ -146,6 +147,8 @@ class Join:
         elif found.marks is not None:
             self.marks.update(found.marks)
         elif found.rows is not None and found.model is not None:
+            if not self._models[found.model].counter.fit(found.rows):
+                raise StoreError("rows of predictions name classes or segments that are not there")
             self.predictions(found.model, found.rows)
         elif found.rows is not None and found.label_name in self._versions:
             self.labels(found.label_name, found.rows)

@@ -84,6 +84,8 @@ class OutcomeCounter:
         self._scores = [i for i, c in enumerate(full.continuous) if c.role is Role.SCORE]
         self._classes = PREDICTION in categories
         known = categories if self._classes else numbers
+        # of categories, unseen, missing, wrong type
+        self._codes = len(profile.cells[PREDICTION].categories) + 3 if self._classes else 0
         self._prediction = known.index(PREDICTION) if PREDICTION in known else None
         self.dtype = prediction_dtype(
             len(self._scores),
@@ -113,6 +115,17 @@ class OutcomeCounter:
                 [b.carry(slots.blocks[n], len(batch)) for n, b in self._carrying.items()]
             ).T
         return found
+
+    def fit(self, rows: Rows) -> bool:
+        """Whether rows that another process made name classes and segments that there are."""
+        found = True
+        if self._classes:
+            codes = rows["prediction"]
+            found &= bool(np.all((codes >= 0) & (codes < self._codes)))
+        if "segments" in self.dtype.names:
+            segments = rows["segments"]
+            found &= bool(np.all((segments >= -1) & (segments < self._members.number)))
+        return found and bool(np.all(rows["time"] >= 0))
 
     def labels_of(self, batch: ColumnBatch) -> tuple[IntArray, Any]:
         """The events that bring a label of their own, and its value as label rows have it."""

@@ -24,6 +24,7 @@ from stream_monitor.values import WindowResult, rows_of
 
 FORMAT_VERSION = 2
 HISTORY = 60
+_REVISIONS = 10  # of a window that are kept, the newest ones
 _EQUAL = ("model", "version", "segment", "window", "maturity", "feature", "family", "metric")
 _OTHER = ("since", "until", "limit")
 
@@ -112,13 +113,12 @@ class SqliteStore:
         db.executemany(
             "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (r.model, r.version, r.segment, r.window, r.maturity, r.index, r.revision, r.end,
-                 msgspec.msgpack.encode(r))
+                (*_names(r), r.index, r.revision, r.end, msgspec.msgpack.encode(r))
                 for r in results
             ],
         )  # fmt: skip
         where = "(model, version, segment, window, maturity) = (?, ?, ?, ?, ?)"
-        for names in {(r.model, r.version, r.segment, r.window, r.maturity) for r in results}:
+        for names in set(map(_names, results)):
             (newest,) = db.execute(
                 f"SELECT max(number) FROM results WHERE {where}",  # noqa: S608 - no value in it
                 names,
@@ -127,6 +127,12 @@ class SqliteStore:
                 f"DELETE FROM results WHERE {where} AND number <= ?",  # noqa: S608
                 (*names, newest - self._retention),
             )
+        # labels may change a window for as long as they come
+        over = [(*_names(r), r.index, r.revision - _REVISIONS) for r in results if r.revision]
+        db.executemany(
+            f"DELETE FROM results WHERE {where} AND number = ? AND revision <= ?",  # noqa: S608
+            [row for row in over if row[-1] >= 0],
+        )
 
     def _bury(self, letters: list[DeadLetter]) -> int:
         """Add dead letters; how many had to go for it."""
@@ -309,6 +315,11 @@ class SqliteStore:
             yield
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{self._path or 'memory'}: {error}; {_remedy(error)}") from error
+
+
+def _names(result: WindowResult) -> tuple[str, str, str, str, str]:
+    names = result.model, result.version, result.segment, result.window
+    return *names, result.maturity
 
 
 def _remedy(error: sqlite3.DatabaseError) -> str:
