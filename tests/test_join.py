@@ -279,3 +279,26 @@ def test_only_the_greatest_maturity_is_judged_unless_all_labels_are_in(tmp_path:
         for r in found
     }
     assert judged == {(0, "10m"): True, (0, "2h"): True, (1, "10m"): False, (1, "2h"): True}
+
+
+def test_windows_of_rows_are_those_of_the_input_order(tmp_path: Path) -> None:
+    world = worlds.build(tmp_path, rows=3_000)
+    rows = [{"name": "batch", "rows": 300}]
+    labels = labels_config(max_predictions=10_000)
+    config = world.config(windows=rows, labels=labels, limits={"memory": "64GiB"})
+    watched, windows = watch(config, "test")
+    found = results(run((config, watched, windows), whole(STREAM)))
+    place = {id(event): i for i, event in enumerate(STREAM.events)}
+    pairs = effective(STREAM)
+    assert {r.index for r in found} == set(range(len(STREAM.events) // 300 + 1))
+    for result in found:
+        own = [(e, label) for e, label in pairs if place[id(e)] // 300 == result.index]
+        assert result.rows == len(own)
+        labelled = [
+            (e, label)
+            for e, label in own
+            if label is not None and label["ts"] - e["ts"] <= MATURITIES[result.maturity]
+        ]
+        values = {v.metric: v.value for v in result.values if v.family == REALIZED}
+        right = [label["label"] == e["prediction"] for e, label in labelled if label is not None]
+        assert values["accuracy"] == pytest.approx(np.mean(right), abs=1e-9)
