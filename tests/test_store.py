@@ -14,11 +14,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_monitor.errors import StoreError
+from stream_monitor.panes.partition import Partition, Shape
 from stream_monitor.store.base import Checkpoint, ChunkKey, DeadLetter, PaneKey, PartitionState
 from stream_monitor.store.sqlite import FORMAT_VERSION, SqliteStore
 from stream_monitor.values import COLUMNS, Value, WindowResult
@@ -252,3 +254,25 @@ def test_killed_at_any_moment_the_state_is_one_whole_checkpoint(tmp_path: Path) 
         assert service == str(number).encode()
         assert set(state.chunks.values()) == {str(number).encode() * 3000}
     assert last > 0
+
+
+@given(
+    size=st.integers(1, 4_096),
+    some=st.dictionaries(st.integers(0, 4_095), st.integers(-(2**63), 2**63 - 1), max_size=60),
+    filled=st.integers(0, 4_096),
+)
+def test_chunks_of_counts_are_read_back_as_they_were(
+    size: int, some: dict[int, int], filled: int
+) -> None:
+    counts = np.zeros(4_096, dtype=np.int64)
+    counts[:filled] = np.arange(filled) % 7
+    for place, value in some.items():
+        counts[place] = value
+    partition = Partition("p")
+    key = PaneKey("m", "time", 1)
+    partition.add(key, counts[:size], 0, 1)
+    state = partition.checkpoint()
+    restored = Partition.restored("p", state, {"m": Shape(size, {})})
+    assert np.array_equal(restored.panes[key].counts, counts[:size])
+    if filled == 0 and len(some) < size // 16:
+        assert sum(map(len, state.chunks.values())) < 8 * size

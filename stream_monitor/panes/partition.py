@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,6 +20,7 @@ from stream_monitor.store.base import ChunkKey, PaneKey, PartitionState
 
 CHUNK_SLOTS = 4_096
 _SKETCHES = -1  # the number of the chunk that holds a pane's sketches
+_PLACE = np.dtype("<u2")  # a slot's place in a chunk, and the slots of one
 _WIDTHS = tuple(np.dtype(w) for w in ("<u1", "<u2", "<u4", "<i8"))
 
 
@@ -197,14 +199,38 @@ class Partition:
 
 
 def _packed(counts: IntArray) -> bytes:
-    """Counts in the narrowest integers that hold them, the width in the first byte."""
+    """Counts in the narrowest integers that hold them, the width in the first byte.
+
+    Where few are not 0 only these, after their places and the number of all: a label touches a
+    handful of slots of a pane.
+    """
     low, high = int(counts.min()), int(counts.max())
-    for code, width in enumerate(_WIDTHS):
-        limits = np.iinfo(width)
-        if limits.min <= low and high <= limits.max:
-            return bytes([code]) + counts.astype(width).tobytes()
-    raise AssertionError("int64 holds every int64")
+    code = next(c for c, w in enumerate(_WIDTHS) if _holds(w, low, high))
+    width = _WIDTHS[code]
+    places = np.flatnonzero(counts)
+    if len(places) * (_PLACE.itemsize + width.itemsize) + 2 * _PLACE.itemsize >= (
+        len(counts) * width.itemsize
+    ):
+        return bytes([code]) + counts.astype(width).tobytes()
+    sizes = np.array([len(counts), len(places)], dtype=_PLACE)
+    values = counts[places].astype(width)
+    head = bytes([code + len(_WIDTHS)]) + sizes.tobytes()
+    return head + places.astype(_PLACE).tobytes() + values.tobytes()
 
 
 def _unpacked(data: bytes) -> IntArray:
-    return np.frombuffer(data, dtype=_WIDTHS[data[0]], offset=1).astype(np.int64)
+    code = data[0]
+    if code < len(_WIDTHS):
+        return np.frombuffer(data, dtype=_WIDTHS[code], offset=1).astype(np.int64)
+    size, number = np.frombuffer(data, dtype=_PLACE, count=2, offset=1).tolist()
+    start = 1 + 2 * _PLACE.itemsize
+    places = np.frombuffer(data, dtype=_PLACE, count=number, offset=start)
+    width = _WIDTHS[code - len(_WIDTHS)]
+    found = np.zeros(size, dtype=np.int64)
+    found[places] = np.frombuffer(data, dtype=width, offset=start + number * _PLACE.itemsize)
+    return found
+
+
+def _holds(width: np.dtype[np.integer[Any]], low: int, high: int) -> bool:
+    limits = np.iinfo(width)
+    return bool(limits.min <= low and high <= limits.max)
