@@ -158,13 +158,14 @@ def test_hundreds_of_thousands_of_rows_give_what_a_dictionary_gives(
     check(Ledger("many", LABEL, keep=keep, folder=tmp_path, manifest=manifest), oracle, asked)
 
 
-def test_what_lost_does_not_come_back_when_its_winner_expires(tmp_path: Path) -> None:
+@pytest.mark.parametrize("floor", [60, 100])
+def test_what_lost_does_not_come_back_when_its_winner_expires(tmp_path: Path, floor: int) -> None:
     ledger = Ledger("some", LABEL, keep="first", folder=tmp_path)
     key = np.array([[1, 2]], dtype=np.uint64)
     ledger.add(rows_of([(1, 2, 100, 0, 7)]))
     ledger.prepare()
     ledger.add(rows_of([(1, 2, 50, 0, 8)]))
-    ledger.raise_floor(60)
+    ledger.raise_floor(floor)
     manifest = ledger.prepare()
     ledger.committed()
     assert not len(ledger.find(key)[0])
