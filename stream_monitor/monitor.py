@@ -268,8 +268,11 @@ class Monitor:
                 partitions[name].unchecked(state)
             self._failed(error)
             return
-        for join in pipeline.joins.values():
-            join.committed()
+        try:
+            for join in pipeline.joins.values():
+                join.committed()
+        except StoreError as error:  # files that nobody needs stay, until the next commit
+            log.warning("old files of a ledger cannot be deleted", error=str(error))
         for key in checkpoint.caches:
             self._cached[key] = self._judges[key].limits.size
         self._results, self._dead_letters = [], []

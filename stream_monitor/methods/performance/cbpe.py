@@ -30,7 +30,7 @@ NAME = "cbpe"
 
 @dataclass(frozen=True, slots=True)
 class _Addends:
-    """What rows add; ``slots`` of the layout that :class:`_Block` describes.
+    """What rows add; ``slots`` of the layout that :class:`CbpeBlock` describes.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ def _summed(
     return np.bincount(flat, values.ravel(), groups * size).astype(np.int64).reshape(groups, size)
 
 
-class _Block:
+class CbpeBlock:
     """Slots, with C cells of all S score columns, K classes and R ranges of a score:
 
     C rows in a cell; C high and C low limbs of the probabilities in it; K rows a predicted class;
@@ -152,7 +152,7 @@ class _Block:
 
 
 class _Measure:
-    def __init__(self, block: _Block, reference: Counted) -> None:
+    def __init__(self, block: CbpeBlock, reference: Counted) -> None:
         self._block = block
         panel, arrays = block.panel, block.arrays
         sums, _ = block.sums(reference)
@@ -242,8 +242,8 @@ class ConfidenceBasedPerformanceEstimation:
             return None
         return Learner(study, problem)
 
-    def load(self, schema: Schema, cells: Mapping[str, Cells], arrays: Arrays) -> _Block:
-        return _Block(schema, cells, arrays)
+    def load(self, schema: Schema, cells: Mapping[str, Cells], arrays: Arrays) -> CbpeBlock:
+        return CbpeBlock(schema, cells, arrays)
 
 
 def _within(study: Study) -> bool:

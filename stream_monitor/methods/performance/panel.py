@@ -117,6 +117,11 @@ class Panel:
         self._low = np.array([d.low for _, d in found])
         self._high = np.array([d.high for _, d in found])
 
+    @property
+    def names(self) -> list[str]:
+        """The metrics, in the order of every vector."""
+        return [name for name, _ in self._metrics]
+
     def values(self, sums: Sums, tied: tuple[bool, ...] | None) -> FloatArray:
         """float64[M]; ``tied`` is that of :func:`~.metrics.ranking`."""
         found = [ranking(sums, tied)] if self.ranking else []

@@ -72,7 +72,7 @@ class _Learner:
         }
 
 
-class _Block:
+class DleBlock:
     def __init__(self, schema: Schema, cells: Mapping[str, Cells], arrays: Arrays) -> None:
         self._features = Features.of(schema, cells, _INPUTS)
         self._row = Pairs.of(schema).prediction
@@ -130,7 +130,7 @@ class _Block:
 
 
 class _Measure:
-    def __init__(self, block: _Block, reference: Counted) -> None:
+    def __init__(self, block: DleBlock, reference: Counted) -> None:
         self._block = block
         self._n, _, self._losses = block.found(reference)
 
@@ -190,8 +190,8 @@ class DirectLossEstimation:
         """None but for a regression with labels in the reference."""
         return _Learner(study) if regression(study) else None
 
-    def load(self, schema: Schema, cells: Mapping[str, Cells], arrays: Arrays) -> _Block:
-        return _Block(schema, cells, arrays)
+    def load(self, schema: Schema, cells: Mapping[str, Cells], arrays: Arrays) -> DleBlock:
+        return DleBlock(schema, cells, arrays)
 
 
 register_block(DirectLossEstimation())

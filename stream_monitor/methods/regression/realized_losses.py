@@ -97,7 +97,7 @@ class _Learner:
         return {"units": np.array([moments.power_above(unit) for unit in units.tolist()])}
 
 
-class _Block:
+class LossesBlock:
     def __init__(self, schema: Schema, arrays: Arrays) -> None:
         self._pairs = Pairs.of(schema)
         self.units = arrays["units"]
@@ -200,8 +200,8 @@ class RealizedLosses:
         """None but for a regression with labels in the reference."""
         return _Learner(study) if regression(study) else None
 
-    def load(self, schema: Schema, cells: Mapping[str, Cells], arrays: Arrays) -> _Block:  # noqa: ARG002
-        return _Block(schema, arrays)
+    def load(self, schema: Schema, cells: Mapping[str, Cells], arrays: Arrays) -> LossesBlock:  # noqa: ARG002
+        return LossesBlock(schema, arrays)
 
 
 register_block(RealizedLosses())
