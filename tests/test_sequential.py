@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from scipy import optimize
@@ -133,7 +133,7 @@ def test_a_restart_goes_on_with_the_same_bits(models: list[Model]) -> None:
         whole.feed(number, counts)
         parts.feed(number, counts)
         again = made(models[0])
-        assert again.restore(json.loads(json.dumps(parts.state()))) is None
+        assert again.restore(msgspec.json.decode(msgspec.json.encode(parts.state()))) is None
         parts = again
     assert repr(parts.values()) == repr(whole.values())
     assert parts.pane == whole.pane == 19

@@ -227,7 +227,7 @@ class _Classes:
                 )
             rows = true.pairs
             total = float(np.trace(true.matrix) - np.trace(expected.matrix))
-            chance = np.trace(expected.matrix) / rows if rows else nan
+            chance = float(np.trace(expected.matrix)) / rows if rows else nan
             # rows differ in their chance, which only makes the variance less than that of the mean
             variance = rows * chance * (1 - chance)
             slack = max(_KNOWN * float(learned[self._accuracy]), _LEAST) * rows
