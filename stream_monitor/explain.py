@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isnan
 
 import numpy as np
 from scipy.special import rel_entr
@@ -17,7 +18,17 @@ from stream_monitor.methods.unseen_names import NAME, Names
 from stream_monitor.panes.layout import Counted
 from stream_monitor.reference.profile import Part
 from stream_monitor.schema import FloatArray, IntArray
-from stream_monitor.values import DRIFT, OUTLIERS, QUALITY, REALIZED, Value, note_of
+from stream_monitor.values import (
+    CONCEPT_DRIFT,
+    CONCEPT_EFFECT,
+    COVARIATE_EFFECT,
+    DRIFT,
+    OUTLIERS,
+    QUALITY,
+    REALIZED,
+    Value,
+    note_of,
+)
 
 _SHOWN = 0.005  # parts that explain less are left out
 _BROKEN = 3.0  # standard errors
@@ -121,9 +132,28 @@ def notes(
             text = isolated(values)
         elif value.family == REALIZED and realized is not None:
             text = broken(realized.ranges(part.reference, window))
+        elif value.family in (COVARIATE_EFFECT, CONCEPT_EFFECT):
+            text = split(values, value.metric)
+        elif value.family == CONCEPT_DRIFT and realized is not None:
+            text = broken(realized.ranges(part.reference, window))
         if text:
             found[key] = text
     return found
+
+
+def split(values: Iterable[Value], metric: str) -> str:
+    """What a metric's change since the reference is made of, in words; empty where it is unknown."""
+    parts = {v.family: v for v in values if v.metric == metric}
+    if not {COVARIATE_EFFECT, CONCEPT_EFFECT} <= parts.keys():
+        return ""
+    inputs, world = parts[COVARIATE_EFFECT], parts[CONCEPT_EFFECT]
+    if isnan(inputs.value + world.value):
+        return ""
+    return (
+        f"{metric} {inputs.value + world.value:+.3g} since the reference: "
+        f"{inputs.value:+.3g} ± {inputs.sampling_error:.2g} from the inputs, "
+        f"{world.value:+.3g} ± {world.sampling_error:.2g} from what they mean"
+    )
 
 
 def isolated(values: Iterable[Value]) -> str:

@@ -14,6 +14,8 @@ PREFIX = "stream_monitor_"
 _MODEL = ("model", "version")
 _WINDOW = (*_MODEL, "segment", "window")
 _VALUE = (*_WINDOW, "feature", "metric")
+_MATURE = (*_WINDOW, "maturity")
+_LATE_VALUE = (*_VALUE, "maturity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +32,27 @@ class Metric:
         return PREFIX + self.name
 
 
-def _judged(name: str, meaning: str) -> tuple[Metric, ...]:
+def _judged(
+    name: str,
+    meaning: str,
+    labels: tuple[str, ...] = _VALUE,
+    when: str = "the newest closed window",
+) -> tuple[Metric, ...]:
     """A value of the newest closed window with its band and its thresholds."""
     return (
-        Metric(name, "gauge", _VALUE, f"{meaning}, in the newest closed window."),
-        Metric(f"{name}_lower_confidence", "gauge", _VALUE, f"Lower end of the band of {name}."),
-        Metric(f"{name}_upper_confidence", "gauge", _VALUE, f"Upper end of the band of {name}."),
-        Metric(f"{name}_lower_threshold", "gauge", _VALUE, f"Below it {name} is an alert."),
-        Metric(f"{name}_upper_threshold", "gauge", _VALUE, f"Above it {name} is an alert."),
-        Metric(f"{name}_alert", "gauge", _VALUE, f"1 if {name} is an alert, 0 if judged fine."),
+        Metric(name, "gauge", labels, f"{meaning}, in {when}."),
+        Metric(f"{name}_lower_confidence", "gauge", labels, f"Lower end of the band of {name}."),
+        Metric(f"{name}_upper_confidence", "gauge", labels, f"Upper end of the band of {name}."),
+        Metric(f"{name}_lower_threshold", "gauge", labels, f"Below it {name} is an alert."),
+        Metric(f"{name}_upper_threshold", "gauge", labels, f"Above it {name} is an alert."),
+        Metric(f"{name}_alert", "gauge", labels, f"1 if {name} is an alert, 0 if judged fine."),
     )
+
+
+def _late(name: str, meaning: str) -> tuple[Metric, ...]:
+    """A value that rests on labels: of the newest window that is mature."""
+    when = "the newest window whose predictions are all older than `maturity`"
+    return _judged(name, meaning, _LATE_VALUE, when)
 
 
 CATALOGUE: dict[str, Metric] = {
@@ -76,6 +89,21 @@ CATALOGUE: dict[str, Metric] = {
         Metric("last_record_timestamp_seconds", "gauge", (), "Newest record timestamp read."),
         Metric("watermark_timestamp_seconds", "gauge", (),
                "Windows that end before this are closed."),
+        # labels that come late
+        Metric("labels_total", "counter", ("model", "result"),
+               "Labels by what became of them: joined, duplicate, corrected, outdated, late, "
+               "beyond_horizon."),
+        Metric("labels_without_prediction", "gauge", ("model",),
+               "Labels whose prediction has not come."),
+        Metric("label_delay_seconds", "histogram", ("model",),
+               "Time from a prediction to its first label."),
+        Metric("predictions_repeated_total", "counter", ("model",),
+               "Predictions whose id was there already."),
+        Metric("predictions_evicted_total", "counter", ("model",),
+               "Stored predictions dropped because of labels.max_predictions."),
+        Metric("stored_rows", "gauge", ("ledger",), "Predictions and labels that are stored."),
+        Metric("ledger_bytes", "gauge", (), "Bytes of stored predictions and labels on disk."),
+        Metric("ledger_memory_bytes", "gauge", (), "Bytes of their filters in memory."),
         # the reference
         Metric("reference_info", "gauge", (*_MODEL, "fingerprint"), "The reference in use."),
         Metric("reference_rows", "gauge", _MODEL, "Rows of the reference."),
@@ -85,6 +113,14 @@ CATALOGUE: dict[str, Metric] = {
                "End of the newest closed window, event time."),
         Metric("window_revision", "gauge", _WINDOW,
                "How often the newest closed window was published anew."),
+        Metric("outcome_window_rows", "gauge", _MATURE,
+               "Predictions in the newest mature window."),
+        Metric("outcome_window_end_timestamp_seconds", "gauge", _MATURE,
+               "End of the newest mature window, event time."),
+        Metric("outcome_window_revision", "gauge", _MATURE,
+               "How often the newest mature window was published anew."),
+        Metric("outcome_label_share_ratio", "gauge", _MATURE,
+               "Share of the newest mature window's predictions whose label came in time."),
         Metric("drift_score", "gauge", _VALUE,
                "Univariate drift in the newest closed window; wasserstein in the feature's unit."),
         Metric("drift_threshold", "gauge", _VALUE, "Above it drift_score is an alert."),
@@ -107,12 +143,20 @@ CATALOGUE: dict[str, Metric] = {
                "1 if outliers_ratio is an alert, 0 if judged fine."),
         *_judged("multivariate_drift", "PCA reconstruction error, domain classifier's AUROC"),
         *_judged("estimated_performance", "Performance estimated without labels (CBPE, DLE)"),
-        *_judged("realized_performance", "Performance on the rows whose label is known"),
+        *_late("realized_performance", "Performance on the rows whose label is known"),
+        *_late("covariate_effect",
+               "What the inputs explain of the change of performance, in the metric's unit"),
+        *_late("concept_effect",
+               "What a changed world costs of performance, in the metric's unit"),
+        *_late("concept_drift",
+               "Labels against the reference's calibration curve, outputs against inputs"),
+        *_late("labelling", "Share of labels in, and whether the labelled are like the others"),
+        *_late("estimator", "Sequential test of the estimate: gaps, and log10 of the evidence"),
         *_judged("statistics", "Summary statistics of a column, in its unit"),
         Metric("detections", "gauge", _VALUE,
                "Drifts that a sequential detector found in the window's panes; metric: its name."),
         Metric("detections_alert", "gauge", _VALUE, "1 if detections is above 0, else 0."),
-        Metric("alert_info", "gauge", (*_WINDOW, "feature", "family", "explanation"),
+        Metric("alert_info", "gauge", (*_WINDOW, "feature", "family", "explanation", "maturity"),
                "What a value in alert means, in words; always 1, only while it is one."),
         # the window that is still filling: shown, never judged
         Metric("live_window_rows", "gauge", _WINDOW, "Rows so far in the window that is filling."),

@@ -4,19 +4,40 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 
 from stream_monitor.expose.catalogue import CATALOGUE
-from stream_monitor.expose.snapshot import FiringAlert, ServiceView, Snapshot, WindowView
+from stream_monitor.expose.snapshot import (
+    FiringAlert,
+    JoinView,
+    ServiceView,
+    Snapshot,
+    WindowView,
+)
+from stream_monitor.labels import join as joining
+from stream_monitor.labels.join import DELAY_BOUNDS
+from stream_monitor.labels.route import LATE as LATE_LABELS
 from stream_monitor.values import (
+    CONCEPT_DRIFT,
+    CONCEPT_EFFECT,
+    COVARIATE_EFFECT,
     DETECTORS,
     DRIFT,
     ESTIMATED,
+    ESTIMATOR,
+    LABELS,
+    LATE,
     MULTIVARIATE,
     OUTLIERS,
     QUALITY,
@@ -70,7 +91,28 @@ _FAMILIES = {
     ESTIMATED: _Names.of("estimated_performance", confidence=True),
     REALIZED: _Names.of("realized_performance", confidence=True),
     STATISTICS: _Names.of("statistics", confidence=True),
+    COVARIATE_EFFECT: _Names.of("covariate_effect", confidence=True),
+    CONCEPT_EFFECT: _Names.of("concept_effect", confidence=True),
+    CONCEPT_DRIFT: _Names.of("concept_drift", confidence=True),
+    LABELS: _Names.of("labelling", confidence=True),
+    ESTIMATOR: _Names.of("estimator", confidence=True),
     DETECTORS: _Names("detections", "", "detections_alert"),
+}
+
+
+# the `result` of labels_total by what the join counts, and the metrics of what is no result
+_RESULTS = {
+    joining.JOINED: "joined",
+    joining.DUPLICATE: "duplicate",
+    joining.CORRECTED: "corrected",
+    joining.OUTDATED: "outdated",
+    LATE_LABELS: "late",
+    joining.TOO_OLD: "beyond_horizon",
+}
+_COUNTS = {
+    joining.WAITING: "labels_without_prediction",
+    joining.REPEATED: "predictions_repeated_total",
+    joining.EVICTED: "predictions_evicted_total",
 }
 
 
@@ -117,6 +159,9 @@ class SnapshotCollector:
                 page.add("reference_rows", labels, model.reference_rows)
             for window in model.windows:
                 _window(page, window)
+                for outcome in window.outcomes:
+                    if outcome.closed is not None:
+                        _outcome(page, outcome.closed, newest=outcome is window.outcomes[-1])
         _alerts(page, snapshot.alerts)
         page.add("series", (), page.values)
         page.add("series_dropped", (), page.dropped)
@@ -129,6 +174,7 @@ class _Page:
     def __init__(self, max_series: int) -> None:
         self._max_series = max_series
         self._families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
+        self._histograms: dict[str, HistogramMetricFamily] = {}
         self.values = self.dropped = 0
 
     def add(self, name: str, labels: Iterable[str], value: float) -> None:
@@ -152,11 +198,24 @@ class _Page:
         self.values += 1
         self.add(name, labels, value)
 
+    def histogram(self, name: str, label: str, counts: Sequence[int], total: float) -> None:
+        """Counts a bucket of label delays, which are summed up as Prometheus has them."""
+        metric = CATALOGUE[name]
+        family = self._histograms.setdefault(
+            name, HistogramMetricFamily(metric.full_name, metric.help, labels=metric.labels)
+        )
+        bounds = [*(f"{bound / _MICROSECONDS:g}" for bound in DELAY_BOUNDS), "+Inf"]
+        sums = accumulate(counts)
+        family.add_metric([label], list(zip(bounds, sums, strict=True)), total)
+
     def metrics(self) -> Iterator[Metric]:
         yield from self._families.values()
+        yield from self._histograms.values()
 
 
 def _service(page: _Page, service: ServiceView) -> None:
+    if service.join is not None:
+        _join(page, service.join)
     for name, value in (
         ("ready", service.ready),
         ("single_instance", service.single_instance),
@@ -189,6 +248,34 @@ def _service(page: _Page, service: ServiceView) -> None:
             page.add(name, labels, count)
 
 
+def _join(page: _Page, join: JoinView) -> None:
+    for what, counts in join.labels.items():
+        for model, count in counts.items():
+            if what in _RESULTS:
+                page.add("labels_total", (model, _RESULTS[what]), count)
+            else:
+                page.add(_COUNTS[what], (model,), count)
+    for model, (buckets, total) in join.delays.items():
+        page.histogram("label_delay_seconds", model, buckets, total / _MICROSECONDS)
+    for ledger, rows in join.stored.items():
+        page.add("stored_rows", (ledger,), rows)
+    page.add("ledger_bytes", (), join.bytes)
+    page.add("ledger_memory_bytes", (), join.memory)
+
+
+def _outcome(page: _Page, result: WindowResult, *, newest: bool) -> None:
+    """What labels tell; of the label column itself what the greatest maturity says."""
+    labels = (*_labels(result), result.maturity)
+    page.value("outcome_window_rows", labels, result.rows)
+    end = result.end / _MICROSECONDS if result.end > 0 else math.nan
+    page.value("outcome_window_end_timestamp_seconds", labels, end)
+    page.value("outcome_window_revision", labels, result.revision)
+    page.value("outcome_label_share_ratio", labels, result.label_share)
+    for value in result.values:
+        if value.family in LATE or newest:
+            _value(page, _FAMILIES[value.family], result, value)
+
+
 def _window(page: _Page, view: WindowView) -> None:
     if (closed := view.closed) is not None:
         labels = _labels(closed)
@@ -198,20 +285,30 @@ def _window(page: _Page, view: WindowView) -> None:
         page.value("window_revision", labels, closed.revision)
         for value in closed.values:
             if (names := _FAMILIES.get(value.family)) is not None:
-                _value(page, names, (*labels, value.feature, value.metric), value)
+                _value(page, names, closed, value)
     if (filling := view.filling) is not None:
         labels = _labels(filling)
         page.value("live_window_rows", labels, filling.rows)
         for value in filling.values:
             if (names := _FAMILIES.get(value.family)) is not None:
                 name = f"live_{names.value}"
-                page.value(name, (*labels, value.feature, value.metric), value.value)
+                if name in CATALOGUE:
+                    page.value(name, (*labels, value.feature, value.metric), value.value)
 
 
 def _alerts(page: _Page, alerts: Iterable[FiringAlert]) -> None:
     """Explanations, each once; so many and so long that labels stay bounded."""
     explained = {
-        (a.model, a.version, a.segment, a.window, a.feature, a.family, _cut(a.explanation))
+        (
+            a.model,
+            a.version,
+            a.segment,
+            a.window,
+            a.feature,
+            a.family,
+            _cut(a.explanation),
+            a.maturity,
+        )
         for a in alerts
         if a.explanation
     }
@@ -227,7 +324,10 @@ def _labels(result: WindowResult) -> tuple[str, ...]:
     return result.model, result.version, result.segment, result.window
 
 
-def _value(page: _Page, names: _Names, labels: tuple[str, ...], value: Value) -> None:
+def _value(page: _Page, names: _Names, result: WindowResult, value: Value) -> None:
+    labels = (*_labels(result), value.feature, value.metric)
+    if value.family in LATE:
+        labels = (*labels, result.maturity)
     page.value(names.value, labels, value.value)
     page.value(names.upper, labels, value.upper_threshold)
     page.value(names.lower, labels, value.lower_threshold)

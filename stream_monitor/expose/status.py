@@ -8,11 +8,30 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from stream_monitor.cells import Cells
-from stream_monitor.explain import changes
+from stream_monitor.explain import changes, split
 from stream_monitor.expose.histograms import bars
-from stream_monitor.expose.snapshot import FiringAlert, ModelView, ServiceView, Snapshot, WindowView
+from stream_monitor.expose.snapshot import (
+    FiringAlert,
+    ModelView,
+    OutcomeView,
+    ServiceView,
+    Snapshot,
+    WindowView,
+)
 from stream_monitor.schema import IntArray, Role
-from stream_monitor.values import DRIFT, ESTIMATED, REALIZED, Value, WindowResult, rfc3339
+from stream_monitor.values import (
+    CONCEPT_DRIFT,
+    CONCEPT_EFFECT,
+    COVARIATE_EFFECT,
+    DRIFT,
+    ESTIMATED,
+    ESTIMATOR,
+    LABELS,
+    REALIZED,
+    Value,
+    WindowResult,
+    rfc3339,
+)
 
 _MOST = 1e6  # a ratio for people; beyond, the threshold is as good as 0
 
@@ -147,7 +166,8 @@ def _view(snapshot: Snapshot, selection: Selection) -> dict[str, Any]:
         "filling": _span(view.filling),
         "history": [_span(result) for result in view.history],
         "whole": [v for v in shown.courses("") if v["family"] not in (ESTIMATED, REALIZED)],
-        "performance": _performance(shown),
+        "performance": _performance(shown, view),
+        "outcomes": [_outcome(outcome) for outcome in view.outcomes],
         "features": features,
         "detail": None
         if selection.feature is None
@@ -155,17 +175,72 @@ def _view(snapshot: Snapshot, selection: Selection) -> dict[str, Any]:
     }
 
 
-def _performance(shown: _Shown) -> list[dict[str, Any]]:
+def _performance(shown: _Shown, view: WindowView) -> list[dict[str, Any]]:
     """Estimated and realised values by metric, in one entry where both are there.
 
-    The cells of a confusion matrix are left out.
+    The cells of a confusion matrix are left out. Where labels come late the realised values are
+    those of the greatest maturity, over the same windows as the estimated ones, with a course and
+    the share of labels for each maturity.
     """
     found: dict[str, dict[str, Any]] = {}
     for v in shown.courses(""):
         cell = v["metric"].startswith(("true_", "false_"))
         if v["family"] in (ESTIMATED, REALIZED) and not cell:
             found.setdefault(v["metric"], {"metric": v["metric"]})[v["family"]] = v
+    for outcome in view.outcomes:
+        results = {result.index: result for result in outcome.history}
+        aligned = [results.get(result.index) for result in view.history]
+        late = _Shown(_by_name(outcome.closed), {}, [_by_name(result) for result in aligned])
+        share = [None if r is None else _short(r.label_share) for r in aligned]
+        for v in late.courses(""):
+            if v["family"] == REALIZED and v["metric"] in found:
+                entry = found[v["metric"]]
+                entry[REALIZED] = v | {"maturity": outcome.maturity}
+                entry.setdefault("maturities", []).append(
+                    {"maturity": outcome.maturity, "course": v["course"], "share": share}
+                )
     return list(found.values())
+
+
+def _outcome(outcome: OutcomeView) -> dict[str, Any]:
+    """What labels tell at one maturity: the newest mature window, and what its change is made of."""
+    result = outcome.closed
+    found: dict[str, Any] = {"maturity": outcome.maturity, "closed": _span(result)}
+    if result is None:
+        return found
+    values = _by_name(result)
+    whole = values.get("", {})
+    effects = []
+    for (family, metric), inputs in whole.items():
+        world, realized = whole.get((CONCEPT_EFFECT, metric)), whole.get((REALIZED, metric))
+        if family != COVARIATE_EFFECT or world is None or realized is None:
+            continue
+        words = split(result.values, metric)
+        if words:
+            before = realized.value - inputs.value - world.value
+            effects.append(
+                {
+                    "metric": metric,
+                    "reference": before,
+                    "realized": realized.value,
+                    "inputs": [inputs.value, inputs.sampling_error, inputs.alert],
+                    "world": [world.value, world.sampling_error, world.alert],
+                    "words": words,
+                }
+            )
+    late = _Shown(values, {}, [_by_name(r) for r in outcome.history])
+    told = [
+        v | {"feature": feature}
+        for feature in values
+        for v in late.courses(feature)
+        if v["family"] in (CONCEPT_DRIFT, LABELS, ESTIMATOR)
+    ]
+    return found | {
+        "share": _number(result.label_share),
+        "history": [_span(r) for r in outcome.history],
+        "effects": effects,
+        "told": told,
+    }
 
 
 def _detail(cells: Cells, view: WindowView, shown: _Shown) -> dict[str, Any]:

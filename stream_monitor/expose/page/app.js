@@ -122,10 +122,40 @@ function drawPerformance(view) {
   put(at("charts"), view.performance.map((p) => {
     const estimated = p.estimated_performance, realized = p.realized_performance;
     const value = (v, word) => v && v.value !== null && html` <span class="key-${word}">${word} ${number(v.value)}</span> ${v.alert ? html`<span class="chip bad">▲</span>` : ""}`;
-    return html`<figure><figcaption><strong>${p.metric}</strong>${value(estimated, "estimated")}${value(realized, "realised")}</figcaption>
-      ${performance(estimated, realized, view.history, 390, 130)}</figure>`;
+    const ages = p.maturities || [];
+    return html`<figure><figcaption><strong>${p.metric}</strong>${value(estimated, "estimated")}${value(realized, "realised")}${
+      realized && realized.maturity && html` <span class="kind">after ${realized.maturity}</span>`}</figcaption>
+      ${performance(estimated, realized, view.history, 390, 130, ages)}</figure>`;
   }));
 }
+
+// What labels tell: the split of a change, and what it says about the estimate.
+function drawOutcomes(view) {
+  const known = view.outcomes.filter((o) => o.closed);
+  at("outcomes").hidden = !view.outcomes.length;
+  if (!known.length) {
+    put(at("split"), html`<p class="mute">No window is mature yet: its predictions must be older than ${
+      view.outcomes.map((o) => o.maturity).join(", ")}.</p>`);
+    return;
+  }
+  const newest = known[known.length - 1];
+  const shares = known.map((o) => html`<span>after ${o.maturity}: <strong>${percent(o.share)}</strong> of ${
+    count(o.closed.rows)} labels in, window to ${time(o.closed.end)}</span>`);
+  const warnings = newest.told.filter((v) => v.alert).map((v) => html`<p class="chip bad">▲ ${WARNINGS[v.metric] || v.metric}${
+    v.feature && ` (${v.feature})`}</p>`);
+  const tiles = newest.told.filter((v) => v.value !== null).map((v) => html`<div class="tile"><span class="kind">${v.metric}${
+    v.feature && ` ${v.feature}`}</span> ${verdict([v])} <span>${number(v.value)}</span> ${course(v.course, newest.history, 140, 28)}</div>`);
+  put(at("split"), html`<p class="legend">${shares}</p>${warnings}<div class="figures">${newest.effects.map((e) => html`<figure>
+    <figcaption><strong>${e.metric}</strong> ${e.inputs[2] && html`<span class="chip bad">▲ inputs</span>`} ${
+      e.world[2] && html`<span class="chip bad">▲ world</span>`}</figcaption>${waterfall(e, 390, 96)}<p class="kind">${e.words}</p></figure>`)}</div>
+    <div class="tiles">${tiles}</div>`);
+}
+
+const WARNINGS = {
+  evidence: "the estimate cannot be trusted now: labels differ from what it expects",
+  selection: "the labelled are not like the others: realised performance is that of the labelled",
+  calibration_drift: "scores no longer mean what they meant", calibration_trend: "scores no longer mean what they meant",
+};
 
 function change(c) {
   return html`<tr><td>${c.label}</td><td class="number">${percent(c.reference)}</td><td class="number">${percent(c.window)}</td>

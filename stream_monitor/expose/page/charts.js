@@ -46,7 +46,8 @@ export function course(points, history, width, height, labelled = false) {
 }
 
 // Estimated and realised values of the last windows, the estimate's band, and thresholds.
-export function performance(estimated, realized, history, width, height) {
+// ``ages`` are courses of realised values at smaller maturities, with the share of labels in each.
+export function performance(estimated, realized, history, width, height, ages = []) {
   const lines = { estimated: estimated ? estimated.course : [], realized: realized ? realized.course : [] };
   const judged = (estimated || realized).course;
   const all = [...lines.estimated, ...lines.realized].filter((p) => p && p[0] !== null)
@@ -72,7 +73,29 @@ export function performance(estimated, realized, history, width, height) {
     <text class="axis" x="${width}" y="${height - 3}" text-anchor="end">${time(history[history.length - 1].end)}</text>
     ${band.length > 0 && html`<polygon class="band" points="${band.join(" ")}"/>`}
     <polyline class="limit" points="${points(judged, 1).join(" ")}"/><polyline class="limit" points="${points(judged, 2).join(" ")}"/>
+    ${ages.slice(0, -1).map((a) => html`<polyline class="early" points="${points(a.course, 0).join(" ")}"><title>realised after ${a.maturity}</title></polyline>`)}
+    ${ages.map((a, k) => a.share.map((s, i) => s !== null && html`<rect class="share-${k === ages.length - 1 ? "all" : "early"}" x="${px(x(i) - 2)}"
+      y="${px(height - bottom - 12 * s)}" width="4" height="${px(12 * s)}"><title>${percent(s)} of the labels after ${a.maturity}</title></rect>`))}
     ${draw("realized")}${draw("estimated")}${tips}</svg>`;
+}
+
+// From the reference's value to the realised one: what the inputs explain, what a changed world costs.
+export function waterfall(e, width, height) {
+  const middle = e.reference + e.inputs[0];
+  const steps = [["reference", e.reference, null], ["inputs", middle, e.inputs[1]], ["world", e.realized, e.world[1]]];
+  const ends = steps.flatMap(([, v, error]) => [v - 2 * (error || 0), v + 2 * (error || 0)]);
+  const low = Math.min(...ends), high = Math.max(...ends), pad = (high - low) * 0.1 || Math.abs(high) * 0.01 || 1;
+  const left = 74, y = (k) => 8 + k * ((height - 14) / 3);
+  const x = (v) => left + ((v - low + pad) / (high - low + 2 * pad)) * (width - left - 60);
+  const bar = (from, to, k, error) => html`<rect class="${k === 0 ? "reference" : to < from ? "loss" : "gain"}" x="${px(Math.min(x(from), x(to)))}"
+    y="${px(y(k))}" width="${px(Math.max(Math.abs(x(to) - x(from)), 2))}" height="16" rx="2"/>${error && html`<line class="error"
+    x1="${px(x(to - 1.96 * error))}" x2="${px(x(to + 1.96 * error))}" y1="${px(y(k) + 8)}" y2="${px(y(k) + 8)}"/>`}`;
+  const text = (k, name, value) => html`<text class="axis" x="${left - 8}" y="${px(y(k) + 12)}" text-anchor="end">${name}</text>
+    <text class="axis" x="${width - 4}" y="${px(y(k) + 12)}" text-anchor="end">${value}</text>`;
+  const signed = (v) => `${v > 0 ? "+" : ""}${number(v)}`;
+  return html`<svg width="${width}" height="${height}" role="img" aria-label="${e.words}">
+    ${bar(low - pad, e.reference, 0)}${bar(e.reference, middle, 1, e.inputs[1])}${bar(middle, e.realized, 2, e.world[1])}
+    ${text(0, "reference", number(e.reference))}${text(1, "inputs", signed(e.inputs[0]))}${text(2, "world", signed(e.world[0]))}</svg>`;
 }
 
 // Shares of the values: the reference behind, the window before it, over the same bars.
