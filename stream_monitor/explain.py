@@ -142,7 +142,7 @@ def notes(
 
 
 def split(values: Iterable[Value], metric: str) -> str:
-    """What a metric's change since the reference is made of, in words; empty where it is unknown."""
+    """What a change since the reference is made of, in words; empty where it is unknown."""
     parts = {v.family: v for v in values if v.metric == metric}
     if not {COVARIATE_EFFECT, CONCEPT_EFFECT} <= parts.keys():
         return ""

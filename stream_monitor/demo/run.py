@@ -36,6 +36,7 @@ from stream_monitor.values import rfc3339
 _REFERENCE_DAYS = 12
 _DAYS = 30  # of traffic in a demo that ends by itself
 _ONSET_DAY = 15
+_MATURITIES = ["6h", "1d", "4d"]
 _SETTLE_SECONDS = 20.0  # left of the duration for starting, and for the last windows
 _ENDLESS_SPEED = DAY / 2.0  # event seconds a second where the demo runs until stopped
 _PORT = 9877
@@ -43,9 +44,12 @@ _PORT = 9877
 console = Console(stderr=True)
 
 
-def configuration(reference: str, source: dict[str, Any], port: int) -> dict[str, Any]:
+def configuration(
+    reference: str, source: dict[str, Any], labels: dict[str, Any] | None, port: int
+) -> dict[str, Any]:
     """The demo's ``monitor.yaml``: windows of whole days, for the traffic has a daily rhythm."""
-    return {
+    late = {"source": labels, "mapping": {"arrival": "label_time"}, "maturities": _MATURITIES}
+    return ({"labels": late} if labels else {}) | {
         "models": [{"name": MODEL, "version": VERSION, "reference": reference}],
         "source": source,
         "mapping": {"arrival": "event_time"},
@@ -65,7 +69,7 @@ def make_reference(output: Path, *, seed: int) -> int:
         pa.table({n: pa.array(v, from_pandas=True) for n, v in columns.items()}), data
     )
     config = parse_config(
-        configuration(output.name, {"type": "stdin"}, 0), place="demo", folder=output.parent
+        configuration(output.name, {"type": "stdin"}, None, 0), place="demo", folder=output.parent
     )
     text = TextColumn("building the reference: {task.description}")
     with Progress(text, BarColumn(), console=console) as bars:
@@ -131,10 +135,13 @@ def run_demo(
     output.mkdir(parents=True)
     make_reference(output / "payments.ref", seed=seed)
     source: dict[str, Any] = {"type": "follow", "path": "events.jsonl"}
+    labels: dict[str, Any] = {"type": "follow", "path": "labels.jsonl"}
     topic = f"{TOPIC}-{time.time_ns():x}"  # of its own, for this demo's days begin anew
     if bootstrap_servers:
-        source = {"type": "kafka", "bootstrap_servers": bootstrap_servers, "topics": [topic]}
-    config = configuration("payments.ref", source, _free(_PORT))
+        source = {"type": "kafka", "bootstrap_servers": bootstrap_servers, "topics": [topic],
+                  "group_id": topic}  # fmt: skip
+        labels = {"type": "kafka", "topics": [f"{topic}-labels"]}
+    config = configuration("payments.ref", source, labels, _free(_PORT))
     (output / "monitor.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     sink = KafkaSink(bootstrap_servers, topic) if bootstrap_servers else LogSink(output)
     writer = Writer(Traffic(seed, SCENARIOS[scenario], plan.onset), sink, plan.speed, plan.hours)
@@ -202,8 +209,10 @@ def summarise(
         (w["window_index"] for w in windows if w["window_start"] >= begin), default=None
     )
     flagged: dict[str, int] = {}
+    # what labels tell comes later, and is about the model
+    inputs = [w for w in windows if w["maturity"] is None]
     alerts = sorted(
-        (w for w in windows if w["alert"] and w["feature"]), key=lambda w: w["window_index"]
+        (w for w in inputs if w["alert"] and w["feature"]), key=lambda w: w["window_index"]
     )
     for row in alerts:
         flagged.setdefault(row["feature"], row["window_index"])

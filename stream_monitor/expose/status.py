@@ -101,6 +101,8 @@ def alert(firing: FiringAlert) -> dict[str, Any]:
 def ratio(value: float, lower: float, upper: float) -> float:
     """How far a value has gone to a threshold: value / upper or lower / value, the greater.
 
+    Below 0 it is value / lower.
+
     1 is at the threshold, above is beyond it; at most 10⁶; 0 without a value or thresholds.
     """
     if math.isnan(value):
@@ -110,6 +112,8 @@ def ratio(value: float, lower: float, upper: float) -> float:
         found = value / upper if upper > 0 else _MOST
     if not math.isnan(lower) and lower > 0:
         found = max(found, lower / value if value > 0 else _MOST)
+    elif not math.isnan(lower) and lower < 0 and value < 0:
+        found = max(found, value / lower)
     return min(found, _MOST)
 
 
@@ -203,7 +207,7 @@ def _performance(shown: _Shown, view: WindowView) -> list[dict[str, Any]]:
 
 
 def _outcome(outcome: OutcomeView) -> dict[str, Any]:
-    """What labels tell at one maturity: the newest mature window, and what its change is made of."""
+    """What labels tell at one maturity of the newest mature window, and what its change is."""
     result = outcome.closed
     found: dict[str, Any] = {"maturity": outcome.maturity, "closed": _span(result)}
     if result is None:

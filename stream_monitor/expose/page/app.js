@@ -1,6 +1,6 @@
 // Fetches /api/v1/status every two seconds and draws it. The selection stands in the address.
 
-import { course, gauge, histogram, performance } from "./charts.js";
+import { course, gauge, histogram, performance, waterfall } from "./charts.js";
 import { at, count, html, number, percent, put, putOptions, putRows, time } from "./dom.js";
 
 const PERIOD = 2000;
@@ -241,6 +241,7 @@ function draw() {
   drawState(view, status.service.watermark);
   drawWhole(view);
   drawPerformance(view);
+  drawOutcomes(view);
   drawFeatures(view);
 }
 
