@@ -59,7 +59,8 @@ _METRICS = """\
 Everything under `/metrics`, besides `process_*` and `python_*` of the Prometheus client. Labels:
 `model`, `version` (of the model, as configured), `segment` (empty: all rows), `window` (its name in
 the configuration), `feature` (empty: the whole model; `prediction` and `score` are the model's
-outputs), `metric` (the method, as in `docs/methods.md`).
+outputs), `metric` (the method, as in `docs/methods.md`), `maturity` (how long predictions had been
+waiting for labels, such as `7d`; empty where labels come with the events).
 
 A window's values are those of the **newest closed window** and keep standing until the next one
 closes: `window_end_timestamp_seconds` says which it is. `live_*` are of the window that is still
@@ -86,7 +87,7 @@ def _type(field: FieldInfo) -> str:
     for long, short in (("pathlib.Path", "path"), ("typing.", ""), ("| None", "")):
         text = text.replace(long, short)
     if "parse_duration" in text:
-        return "duration"
+        return "list of durations" if text.startswith("list") else "duration"
     words = {"str": "text", "int": "number", "float": "number", "bool": "true, false",
              "Path": "path", "list[str]": "list of text"}  # fmt: skip
     return words.get(text.strip(), text.strip())
@@ -96,10 +97,12 @@ def _default(field: FieldInfo) -> str:
     value: Any = field.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "required"
-    if value is None or isinstance(value, dict):
+    if value is None or isinstance(value, dict | BaseModel):
         return ""
     if value == "":
         return "empty"
+    if isinstance(value, list) and _type(field) == "list of durations":
+        value = [format_duration(v) for v in value]
     if isinstance(value, list):
         return ", ".join(f"`{v}`" for v in value)
     if isinstance(value, bool):
@@ -130,6 +133,9 @@ def configuration() -> str:
         ("source (type: follow)", model.FollowSource),
         ("source (type: stdin)", model.StdinSource),
         ("mapping", model.MappingConfig),
+        ("labels", model.LabelsConfig),
+        ("labels.source (type: kafka; or files, follow as above)", model.KafkaLabels),
+        ("labels.mapping", model.LabelMapping),
         ("windows[]", model.WindowConfig),
         ("time", model.TimeConfig),
         ("methods", model.MethodsConfig),

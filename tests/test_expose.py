@@ -26,11 +26,14 @@ from stream_monitor.expose.catalogue import CATALOGUE
 from stream_monitor.expose.http import Board, Server
 from stream_monitor.expose.snapshot import (
     FiringAlert,
+    JoinView,
     ModelView,
+    OutcomeView,
     ServiceView,
     Snapshot,
     WindowView,
 )
+from stream_monitor.labels.join import TOLD
 from stream_monitor.panes.layout import Counted
 from stream_monitor.schema import Role
 from stream_monitor.store.base import Checkpoint, DeadLetter
@@ -68,6 +71,21 @@ def window(index: int, score: float, *, closed: bool = True) -> WindowResult:
     return WindowResult("loans", "1", "", "day", index, start, start + DAY, 4_000, closed, values)
 
 
+def outcome(index: int) -> WindowResult:
+    """What labels say of a window of :func:`window`."""
+    values = tuple(
+        Value(feature, family, metric, value, 0.5, 0.01, -0.07, 0.95, -0.1, 0.8, False)
+        for feature, family, metric, value in (
+            ("", "realized_performance", "roc_auc", 0.85),
+            ("", "covariate_effect", "roc_auc", -0.01), ("", "concept_effect", "roc_auc", -0.04),
+            ("score", "concept_drift", "calibration_trend", 0.7),
+            ("score", "labels", "selection", 0.6), ("", "estimator", "evidence", 0.5),
+        )
+    )  # fmt: skip
+    found = window(index, 0.05)
+    return replace(found, values=values, maturity="1h", label_share=0.75)
+
+
 @pytest.fixture(scope="module")
 def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     """Ten quiet windows, one with drift, one that fills; over a real reference."""
@@ -75,15 +93,21 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     (model,), _ = watch(world.config(), "test")
     history = (*(window(i, 0.03 + 0.002 * (i % 3)) for i in range(10)), window(10, 0.25))
     counts = Counted(model.profile.layout, model.profile.chunks[0]).columns()
+    mature = tuple(outcome(i) for i in range(9))
     view = WindowView(
-        "day", "1d", history[-1], counts, window(11, 0.2, closed=False), counts, history
-    )
+        "day", "1d", history[-1], counts, window(11, 0.2, closed=False), counts, history,
+        (OutcomeView("1h", mature[-1], mature), OutcomeView("7d", None, ())),
+    )  # fmt: skip
     service = ServiceView(
         version="0.1.0", source="follow events.jsonl", ready=True,
         heartbeat=time.time_ns() // 1_000, watermark=BEGIN + 11 * DAY, partitions=("p",),
         records={"p": 44_000}, bytes={"p": 9_000_000}, accepted={("loans", "1"): 44_000},
         late={("loans", "1"): 3},
         expired={("loans", "1"): 0}, rejected={"not_json": 2, "clock_skew": 0}, lag={"p": 7},
+        join=JoinView(
+            {what: {"loans": 5} for what in TOLD},
+            {"loans": ((1, 2, 3, *(0,) * 8, 4), 86_400_000_000)}, {"labels": 9}, 100, 10,
+        ),
     )  # fmt: skip
     firing = FiringAlert(
         "loans", "1", "", "day", "income", "drift", "jensen_shannon", 0.25, float("nan"), 0.1,
@@ -181,6 +205,32 @@ def test_the_metrics_are_those_of_the_newest_closed_window(site: Site) -> None:
     assert rejected == {(("reason", "not_json"),): 2, (("reason", "clock_skew"),): 0}
 
 
+def test_what_labels_tell_carries_its_maturity(site: Site) -> None:
+    found = samples(site.get("/metrics")[1])
+    place = {"model": "loans", "version": "1", "segment": "", "window": "day", "maturity": "1h"}
+    value = place | {"feature": "", "metric": "roc_auc"}
+    assert found["stream_monitor_realized_performance"][tuple(sorted(value.items()))] == 0.85
+    assert found["stream_monitor_concept_effect"][tuple(sorted(value.items()))] == -0.04
+    share = found["stream_monitor_outcome_label_share_ratio"][tuple(sorted(place.items()))]
+    assert share == 0.75
+    delays = found["stream_monitor_label_delay_seconds_bucket"]
+    by_bound = {float(dict(labels)["le"]): n for labels, n in delays.items()}
+    assert [by_bound[b] for b in (0.0, 60.0, 600.0, 3_600.0, float("inf"))] == [1, 3, 6, 6, 10]
+    key = (("model", "loans"),)
+    assert found["stream_monitor_label_delay_seconds_sum"][key] == 86_400
+    joined = found["stream_monitor_labels_total"][("model", "loans"), ("result", "joined")]
+    assert joined == 5
+
+
+def test_the_page_splits_a_change_and_says_how_many_labels_are_in(site: Site) -> None:
+    (early, late) = json.loads(site.get("/api/v1/status")[1])["view"]["outcomes"]
+    assert (early["maturity"], early["share"]) == ("1h", 0.75)
+    (effect,) = early["effects"]
+    assert effect["reference"] == pytest.approx(0.9)
+    assert "-0.01 ± 0.01 from the inputs, -0.04 ± 0.01 from what they mean" in effect["words"]
+    assert late == {"maturity": "7d", "closed": None}
+
+
 def test_series_are_bounded_and_what_is_left_out_is_counted(snapshot: Snapshot) -> None:
     site = Site(max_series=5)
     site.board.publish(snapshot)
@@ -197,7 +247,8 @@ def test_twenty_thousand_series_are_rendered_well_under_a_second(snapshot: Snaps
         Value(f"f{i}", "drift", "psi", 0.1, 0.5, upper_threshold=0.2, alert=False)
         for i in range(5_000)
     )
-    wide = replace(view, closed=replace(window(10, 0.25), values=values), filling=None)
+    closed = replace(window(10, 0.25), values=values)
+    wide = replace(view, closed=closed, filling=None, outcomes=())
     site = Site()
     site.board.publish(replace(snapshot, models=(replace(model, windows=(wide,)),)))
     site.get("/metrics")

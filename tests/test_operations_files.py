@@ -449,4 +449,10 @@ def test_every_value_metric_is_drawn_somewhere() -> None:
         "live_detections", "statistics_alert", "statistics_lower_threshold",
         "statistics_upper_threshold", "realized_performance_lower_confidence",
         "realized_performance_upper_confidence",
+        # what rests on labels says its verdict in the alerts; not every value has both bounds
+        "covariate_effect_alert", "concept_effect_alert", "concept_drift_alert",
+        "concept_drift_lower_threshold", "concept_drift_lower_confidence",
+        "concept_drift_upper_confidence", "estimator_alert", "estimator_lower_threshold",
+        "labelling_alert", "labelling_lower_threshold", "labelling_lower_confidence",
+        "labelling_upper_confidence",
     }  # fmt: skip
