@@ -10,6 +10,7 @@ from stream_monitor.config.model import Config, KafkaSource
 from stream_monitor.detectors.checks import detector_problems
 from stream_monitor.errors import Problem
 from stream_monitor.methods import REGISTRY, gradient_boosting
+from stream_monitor.methods.outcomes.base import OUTCOMES
 from stream_monitor.schema import Kind
 from stream_monitor.sources.kafka_options import client_problems
 from stream_monitor.values import QUALITY
@@ -46,8 +47,16 @@ def override_problems(config: Config) -> list[Problem]:
     """Overrides of thresholds that can fit no value."""
     blocks = [d.metric for m in REGISTRY.block.values() for d in m.definitions]
     sketches = [d.metric for m in REGISTRY.sketch.values() for d in m.definitions]
+    outcomes = [d.metric for m in OUTCOMES.values() for d in m.definitions]
     single = [*REGISTRY.drift, *REGISTRY.share, *REGISTRY.row]
-    metrics = ["rows_count", *single, *blocks, *sketches, *(d.name for d in config.detectors)]
+    metrics = [
+        "rows_count",
+        *single,
+        *blocks,
+        *sketches,
+        *outcomes,
+        *(d.name for d in config.detectors),
+    ]
     models = list(dict.fromkeys(m.name for m in config.models))
     return [
         Problem(f"alerts.overrides[{i}].{key}", name, f"choose from {', '.join(known)}")

@@ -200,3 +200,49 @@ def mature(rows: Rows) -> dict[tuple[Any, ...], dict[str, Any]]:
         for row in rows
         if row["maturity"] is not None or row["window_index"] < last
     }
+
+
+def test_a_regressions_effects_add_up_to_its_change(nannyml_data: Path, tmp_path: Path) -> None:
+    """Car price, whose labels come by an exponential law; errors as scikit-learn has them."""
+    price = DATASETS["car_price"]
+    chosen = {
+        "models": [{"name": "car_price", "version": "1", "reference": "price.ref"}],
+        "windows": [{"name": "chunk", "rows": 5_000}],
+        "labels": {"maturities": ["1d", "90d"], "max_predictions": 100_000},
+        "mapping": price.mapping,
+        "methods": {"continuous": [], "blocks": ["realized_losses", "dle"], "outliers": False},
+    }
+    (tmp_path / "monitor.yaml").write_text(yaml.safe_dump(chosen))
+    reference = price.path(nannyml_data, "reference")
+    stream_monitor(tmp_path, "reference", "build", str(reference), "--config", "monitor.yaml",
+                   "--output", "price.ref")  # fmt: skip
+    rows = price.read(nannyml_data, "analysis").to_pylist()
+    random = np.random.default_rng(2)
+    found: Rows = [
+        {"id": row["id"], "ts": seconds(row["timestamp"]) + float(random.exponential(2 * DAY)),
+         "label": target[price.label]}
+        for row, target in zip(rows, price.read(nannyml_data, "targets").to_pylist(), strict=True)
+    ]  # fmt: skip
+    end = max(one["ts"] for one in found) + 200 * DAY
+    write_lines(tmp_path / "labels.jsonl", [*found, {"id": "nobody's", "ts": end, "label": 1.0}])
+    stream_monitor(
+        tmp_path, "backtest", "--config", "monitor.yaml", "--events",
+        str(price.path(nannyml_data, "analysis")), "--labels", "labels.jsonl",
+        "--output", "out.parquet",
+    )  # fmt: skip
+    out: Rows = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    own = price.read(nannyml_data, "reference")
+    then = metrics.mean_absolute_error(own[price.label].to_numpy(), own["y_pred"].to_numpy())
+    windows = {row["window_index"] for row in out}
+    assert len(windows) == 12
+    for index in windows:
+        values = {(r["family"], r["metric"]): r["value"] for r in out
+                  if r["window_index"] == index and r["maturity"] == "90d"}  # fmt: skip
+        now = values["realized_performance", "mae"]
+        part = slice(index * 5_000, (index + 1) * 5_000)
+        true = [one["label"] for one in found[part]]
+        predicted = [row["y_pred"] for row in rows[part]]
+        assert now == pytest.approx(metrics.mean_absolute_error(true, predicted), rel=1e-9)
+        total = values["covariate_effect", "mae"] + values["concept_effect", "mae"]
+        assert total == pytest.approx(now - then, abs=1e-3 * then)
+        assert values["labels", "share"] == 1.0

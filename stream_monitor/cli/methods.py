@@ -9,10 +9,13 @@ from math import isinf
 from rich.console import Console
 from rich.table import Table
 
+from stream_monitor.alerts import unexplained
 from stream_monitor.cli.common import Commands, command
 from stream_monitor.methods import REGISTRY
 from stream_monitor.methods.base import Definition
 from stream_monitor.methods.evaluate import ROWS_COUNT
+from stream_monitor.methods.outcomes.base import OUTCOMES
+from stream_monitor.methods.sequential import estimate
 
 
 def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -43,6 +46,10 @@ def definitions() -> Iterator[tuple[str, Definition]]:
         yield from ((f"methods.blocks: {name}", d) for d in block.definitions)
     for name, sketch in REGISTRY.sketch.items():
         yield from ((f"methods.blocks: {name}", d) for d in sketch.definitions)
+    for outcome in OUTCOMES.values():
+        yield from (("labels", d) for d in outcome.definitions)
+    yield from (("labels", d) for d in estimate.DEFINITIONS)
+    yield "always", unexplained.DEFINITION
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -73,11 +73,13 @@ class OutcomeCounter:
         }
         self._estimating = [n for n in chosen if n in ESTIMATING]
         sizes = {name: blocks[name].size for name in chosen}
-        self._cells = [part.cells[TARGET] for part in parts]
-        self.layouts = [Layout.of({TARGET: cells}, sizes) for cells in self._cells]
+        # which predictions were estimated, only their column tells
+        columns = (TARGET, PREDICTION) if self._carrying else (TARGET,)
+        self._columns = [{name: part.cells[name] for name in columns} for part in parts]
+        self.layouts = [Layout.of(cells, sizes) for cells in self._columns]
         self._members = Members(profile.segments, full, profile.cells)
-        self._target = _Target(full, self._cells[0])
-        self.continuous = self._cells[0].column.continuous
+        self._target = _Target(full, parts[0].cells[TARGET])
+        self.continuous = parts[0].cells[TARGET].column.continuous
         numbers, categories = (
             [c.name for c in some] for some in (full.continuous, full.categorical)
         )
@@ -173,25 +175,29 @@ class OutcomeCounter:
             addends = self._addends(rows, values)
         else:
             addends = {name: known[name] for name in self._estimating}
-        slots = np.empty((0, len(rows)), dtype=np.int64)
-        if values is not None:
-            slots = (
-                self._target.slots(values, self._cells[0]) + self.layouts[0].columns[TARGET].start
-            )
+        slots = self._slots(rows, values, 0)
         for place, vector in Slots(self.layouts[0], slots, addends, {}).count(group):
             yield 0, place, vector
         number = self._members.number
         if not number:
             return
-        layout = self.layouts[1]
-        if values is not None:
-            slots = self._target.slots(values, self._cells[1]) + layout.columns[TARGET].start
-        coarse = Slots(layout, slots, addends, {})
+        coarse = Slots(self.layouts[1], self._slots(rows, values, 1), addends, {})
         for segment in rows["segments"].T.astype(np.int64):
             both = group * number + segment
             both[(segment < 0) | (group < 0)] = -1
             for place, vector in coarse.count(both):
                 yield 1 + place % number, place // number, vector
+
+    def _slots(self, rows: Rows, values: Any, part: int) -> IntArray:
+        """Slots of the columns that are known, int64[k, n]; segments have the same cells."""
+        cells, places = self._columns[part], self.layouts[part].columns
+        found = [np.empty((0, len(rows)), dtype=np.int64)]
+        if values is not None:
+            found.append(self._target.slots(values, cells[TARGET]) + places[TARGET].start)
+        if PREDICTION in cells:
+            codes = codes_of(cells[PREDICTION].edges, rows["prediction"])
+            found.append(codes[None] + places[PREDICTION].start)
+        return np.concatenate(found)
 
     def _batch(self, rows: Rows, values: Any) -> ColumnBatch:
         """The columns that the blocks read, as the events had them."""
