@@ -442,10 +442,11 @@ def test_every_value_metric_is_drawn_somewhere() -> None:
     }
     judged = {m.full_name for m in CATALOGUE.values() if "metric" in m.labels}
     missing = {name.removeprefix("stream_monitor_") for name in judged - drawn}
-    # a lower bound is rare, the filling window's outliers stand on the status page, statistics have
-    # no thresholds by default, and detectors are there only where they are configured
+    # a lower bound is rare, the filling window's outliers and realized performance, which is there
+    # where labels come with events, stand on the status page, statistics have no thresholds by
+    # default, and detectors are there only where they are configured
     assert missing == {
-        "quality_lower_threshold_ratio", "live_outliers_ratio", "detections", "detections_alert",
+        "quality_lower_threshold_ratio", "live_outliers_ratio", "live_realized_performance", "detections", "detections_alert",
         "live_detections", "statistics_alert", "statistics_lower_threshold",
         "statistics_upper_threshold", "realized_performance_lower_confidence",
         "realized_performance_upper_confidence",

@@ -27,12 +27,17 @@ CHOSEN = ALL | {"version": ".*", "feature": "income", "__rate_interval": "10s"}
 
 
 def broken(line: bytes, number: int) -> bytes:
-    """One event in five with a missing, an unseen and a wrongly typed value; some are no JSON."""
+    """One event in five with a missing, an unseen and a wrongly typed value; some are no JSON.
+
+    One in seven has no label.
+    """
     if number % 50 == 0:
         return b"{"
-    if number % 5:
-        return line
     event = orjson.loads(line)
+    if number % 7 == 3:
+        del event["label"]
+    if number % 5:
+        return orjson.dumps(event)
     event["features"] |= {"income": None, "channel": "kiosk", "age": "forty"}
     return orjson.dumps(event)
 
@@ -69,7 +74,9 @@ def service(
     stop = threading.Event()
     sender = threading.Thread(target=send, args=(kafka_broker.bootstrap_servers, stop))
     detector = {"name": "ages", "method": "adwin", "series": "statistics/mean/age"}
-    with Service(folder, worlds.raw_config(source=source, detectors=[detector])) as running:
+    labels = {"maturities": ["1m", "30m"]}
+    config = worlds.raw_config(source=source, detectors=[detector], labels=labels)
+    with Service(folder, config) as running:
         sender.start()
         try:
             yield running

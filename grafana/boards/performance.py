@@ -169,19 +169,27 @@ def build() -> dashboard.Dashboard:
             lines(
                 "What becomes of labels",
                 "A second, and predictions that were repeated or evicted.",
-                Query(f"sum by (model, result) ({rate('labels_total', _MODEL)})",
-                      "{{model}}: {{result}}"),
-                Query(f"sum by (model) ({rate('predictions_repeated_total', _MODEL)})",
-                      "{{model}}: repeated predictions"),
-                Query(f"sum by (model) ({rate('predictions_evicted_total', _MODEL)})",
-                      "{{model}}: evicted predictions"),
+                Query(
+                    f"sum by (model, result) ({rate('labels_total', _MODEL)})",
+                    "{{model}}: {{result}}",
+                ),
+                Query(
+                    f"sum by (model) ({rate('predictions_repeated_total', _MODEL)})",
+                    "{{model}}: repeated predictions",
+                ),
+                Query(
+                    f"sum by (model) ({rate('predictions_evicted_total', _MODEL)})",
+                    "{{model}}: evicted predictions",
+                ),
                 unit="cps",
             ),
             lines(
                 "Labels without a prediction, stored rows",
                 "Labels whose prediction has not come; predictions and labels that are stored.",
-                Query(f"sum by (model) ({metric('labels_without_prediction', _MODEL)})",
-                      "{{model}}: without prediction"),
+                Query(
+                    f"sum by (model) ({metric('labels_without_prediction', _MODEL)})",
+                    "{{model}}: without prediction",
+                ),
                 Query(f"sum by (ledger) ({metric('stored_rows', PROCESS)})", "{{ledger}}"),
                 unit="short",
             ),
@@ -206,7 +214,6 @@ def build() -> dashboard.Dashboard:
                 "So far",
                 "In the window that is filling; not judged.",
                 Query(_named("live_estimated_performance"), f"{_OF_METRIC}, estimated"),
-                Query(_named("live_realized_performance"), f"{_OF_METRIC}, realised"),
                 unit="none",
             ),
             "Multivariate drift",
