@@ -446,10 +446,10 @@ def test_every_value_metric_is_drawn_somewhere() -> None:
     # where labels come with events, stand on the status page, statistics have no thresholds by
     # default, and detectors are there only where they are configured
     assert missing == {
-        "quality_lower_threshold_ratio", "live_outliers_ratio", "live_realized_performance", "detections", "detections_alert",
-        "live_detections", "statistics_alert", "statistics_lower_threshold",
-        "statistics_upper_threshold", "realized_performance_lower_confidence",
-        "realized_performance_upper_confidence",
+        "quality_lower_threshold_ratio", "live_outliers_ratio", "live_realized_performance",
+        "detections", "detections_alert", "live_detections", "statistics_alert",
+        "statistics_lower_threshold", "statistics_upper_threshold",
+        "realized_performance_lower_confidence", "realized_performance_upper_confidence",
         # what rests on labels says its verdict in the alerts; not every value has both bounds
         "covariate_effect_alert", "concept_effect_alert", "concept_drift_alert",
         "concept_drift_lower_threshold", "concept_drift_lower_confidence",
