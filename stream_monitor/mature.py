@@ -78,11 +78,12 @@ class Matured:
 
     def close(self, watermark: int | None) -> list[WindowResult]:
         """Windows that are mature now and were not, and some of those that changed since."""
-        if watermark is None:
-            return []
         for join in self._joins.values():
+            # before anything else: a commit may follow, and what changed must be known after it
             self._mark_stale(join.touched)
             join.touched = set()
+        if watermark is None:
+            return []
         self._look()
         results: list[WindowResult] = []
         for model in self._models:

@@ -8,7 +8,7 @@ easy cases, never pass for the whole.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import nan
 from typing import Any
 
@@ -55,6 +55,8 @@ class Prequential:
         """Detections in a window's panes, and the test as it stood at their end."""
         known = max((n for n in self.marks if n < panes.stop), default=None)
         said = () if known is None else tuple(self.marks[known])
+        if not judged:
+            said = tuple(replace(value, alert=None) for value in said)
         return self.track.values(panes, judged=judged) + said
 
     def forget(self, floor: int) -> None:
