@@ -395,6 +395,12 @@ def test_the_page_shows_what_drifts_and_updates_itself(
         assert len(browser.find_elements(By.CSS_SELECTOR, "tr.feature svg .current")) > 10
         site.board.publish(snapshot)  # no reload: the page fetches by itself
         wait.until(lambda b: "income" in b.find_element(By.ID, "alerts").text)
+        told = browser.find_element(By.ID, "outcomes").text
+        assert "75.0 % of 4,000 labels in" in told
+        assert "-0.04 ± 0.01 from what they mean" in told
+        assert len(browser.find_elements(By.CSS_SELECTOR, "#split figure svg rect.loss")) == 2
+        early = browser.find_elements(By.CSS_SELECTOR, "#charts .share-early, #charts .share-all")
+        assert len(early) == 9
         first = browser.find_element(By.CSS_SELECTOR, "tr.feature")
         assert first.get_attribute("data-name") == "income"
         assert "drift" in first.text
