@@ -202,5 +202,5 @@ def test_the_command_lists_every_metric_with_its_meaning(
     chosen = [key for key, _ in definitions()]
     assert {key.split(":")[0] for key in chosen} == {
         "always", "methods.continuous", "methods.categorical", "methods.quality",
-        "methods.outliers", "methods.blocks",
+        "methods.outliers", "methods.blocks", "labels",
     }  # fmt: skip
