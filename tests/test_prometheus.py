@@ -186,12 +186,15 @@ def test_alertmanager_delivers_value_threshold_rows_feature_and_runbook(
     assert told, notes["description"]
     assert told[1] == labels["metric"]
     windows = service.get(f"/api/v1/windows?feature=income&metric={labels['metric']}&state=closed")
-    judged = {
+    judged = [
         (f"{w['value']:.4g}", f"{w['upper_threshold']:.4g}", str(w["rows"]))
         for w in windows["windows"]
         if w["alert"]
-    }
-    assert told.groups()[1:4] in judged
+    ]
+    # here a window closes several times a second, and a scrape may come between Prometheus'
+    # queries for the value, its threshold and the rows: each is that of some window
+    for said, known in zip(told.groups()[1:4], zip(*judged, strict=True), strict=True):
+        assert said in known
     (rule,) = (r for r in alerts() if r["alert"] == "StreamMonitorFeatureDrift")
     assert notes["runbook_url"] == rule["annotations"]["runbook_url"]
     assert notes["summary"] == rule["annotations"]["summary"]
