@@ -118,16 +118,18 @@ def empty_wrong() -> tuple[IntArray, IntArray]:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """An event that cannot be used: ``reason`` is of a bounded set, ``detail`` for people.
+    """Events that cannot be used: ``reason`` is of a bounded set, ``detail`` for people.
 
     ``payload`` is the event as it stands in a record that carries several, None where it is the
-    whole record.
+    whole record. ``count`` is how many events that is: one, unless it stands for many of a record
+    of which each by itself would be too much to keep.
     """
 
     record: int
     reason: str
     detail: str
     payload: bytes | None = None
+    count: int = 1
 
 
 @dataclass(slots=True)
@@ -135,7 +137,7 @@ class Decoded:
     """What became of a run of records: columns a model, and what was refused beside them.
 
     ``batches`` maps the model's index in the configuration to its events. Every event is in
-    exactly one of the batches or the rejects.
+    exactly one of the batches or the rejects, whose ``count`` adds up to their number.
     """
 
     batches: dict[int, ColumnBatch] = field(default_factory=dict)

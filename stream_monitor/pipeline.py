@@ -7,22 +7,20 @@ what went in: the events of each partition in order, and the watermark.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 
 from stream_monitor.batch import ColumnBatch, Decoded, Reject
+from stream_monitor.closing import Closing
 from stream_monitor.config.model import Config
 from stream_monitor.config.units import format_duration
 from stream_monitor.decode.labels import DecodedLabels
-from stream_monitor.detectors.config import of_labels
 from stream_monitor.labels.join import NAME, Join
-from stream_monitor.labels.packing import Mark, Marks, Send, Sharded
+from stream_monitor.labels.packing import Marks, Send, Sharded
 from stream_monitor.labels.route import Router, Sink
-from stream_monitor.mature import Matured
 from stream_monitor.panes.partition import Partition
 from stream_monitor.panes.windows import ROWS, TIME, Window
-from stream_monitor.publish import Publisher
 from stream_monitor.schema import BoolArray, IntArray
 from stream_monitor.store.base import PaneKey
 from stream_monitor.values import WindowResult
@@ -49,17 +47,25 @@ class Pipeline:
         self._grains = {w.clock: w.grain for w in windows}
         self.partitions: dict[str, Partition] = {}
         self.label_partitions: dict[str, Partition] = {}
-        at_once = [d for d in config.detectors if outcomes is None or not of_labels(d)]
-        self.publisher = Publisher(watched, windows, self.partitions, at_once)
         self.joins: dict[str, Join] = {}
         self.router: Router | None = None
-        self.matured: Matured | None = None
         self._sharded: Sharded | None = None
         if outcomes is not None:
-            self._open(outcomes, windows, send)
+            self._open(outcomes, send)
+        self.closing = Closing(
+            watched,
+            windows,
+            config,
+            outcomes,
+            partitions=self.partitions,
+            label_partitions=self.label_partitions,
+            joins=self.joins,
+            sharded=send is not None,
+        )
+        self.publisher, self.matured = self.closing.publisher, self.closing.matured
         self._touched: set[PaneKey] = set()
 
-    def _open(self, outcomes: Outcomes, windows: tuple[Window, ...], send: Send | None) -> None:
+    def _open(self, outcomes: Outcomes, send: Send | None) -> None:
         """Labels come late: rows go to a join right here or, with ``send``, by a topic."""
         sink: Sink
         if send is None:
@@ -69,9 +75,6 @@ class Pipeline:
             sink = self._sharded = Sharded(names, outcomes.config.join_partitions, send)
         models = {index: (m.name, m.counter) for index, m in outcomes.joined.items()}
         self.router = Router(models, outcomes.config.allowed_lateness, sink)
-        self.matured = Matured(
-            outcomes.models, windows, self.publisher, self.joins, outcomes.config
-        )
 
     # --- counting -------------------------------------------------------------------------------
 
@@ -85,7 +88,7 @@ class Pipeline:
             if len(counted):
                 self._count(partition, model, counted, index)
         for reject in rejects:
-            partition.tally(REJECTED, reject.reason)
+            partition.tally(REJECTED, reject.reason, reject.count)
         return rejects
 
     def ingest_labels(self, partition: Partition, decoded: DecodedLabels) -> list[Reject]:
@@ -100,19 +103,29 @@ class Pipeline:
             rejects += self._skewed(batch.record, ahead, skewed)
             self.router.labels(partition, name, batch.take(np.flatnonzero(~skewed)))
         for reject in rejects:
-            partition.tally(REJECTED, reject.reason)
+            partition.tally(REJECTED, reject.reason, reject.count)
         return rejects
 
     def _skewed(self, record: IntArray, ahead: IntArray, skewed: BoolArray) -> list[Reject]:
+        """The events that are ahead of their record's timestamp, one reject for each record.
+
+        The bytes of an event by itself are no longer at hand here: the reject is of the record as
+        a whole, with the number of its events that are ahead and the time of the first of them.
+        """
         allowed = format_duration(self._time.allowed_skew)
+        rows = np.flatnonzero(skewed)
+        records, first, counts = np.unique(record[rows], return_index=True, return_counts=True)
         return [
             Reject(
-                int(record[row]),
+                number,
                 "clock_skew",
-                f"its time is {ahead[row] / 1e6:.3f} s ahead of the record timestamp; "
+                f"its time is {time / 1e6:.3f} s ahead of the record timestamp; "
                 f"time.allowed_skew is {allowed}",
+                count=count,
             )
-            for row in np.flatnonzero(skewed).tolist()
+            for number, time, count in zip(
+                records.tolist(), ahead[rows[first]].tolist(), counts.tolist(), strict=True
+            )
         ]
 
     def _admit(
@@ -189,57 +202,23 @@ class Pipeline:
         self._touched.add(key)
 
     def watermark(self, at_end: Iterable[str] = ()) -> int | None:
-        """Windows that end at or before it are closed; None while a partition is yet unread.
-
-        The least progress of all partitions less the allowed lateness. A partition read to its
-        end counts as far as the furthest.
-        """
-        return self._least(_marks(self.partitions, set(at_end)))
-
-    def _least(self, marks: Marks) -> int | None:
-        known = [mark.progress for mark in marks.values() if mark.progress is not None]
-        behind = [mark.progress for mark in marks.values() if not mark.ended]
-        if not known or None in behind:
-            return None
-        slowest = min((p for p in behind if p is not None), default=max(known))
-        return slowest - self._time.allowed_lateness
+        """See :meth:`Closing.watermark`."""
+        return self.closing.watermark(at_end)
 
     def marks(self, at_end: Iterable[str]) -> Marks:
         """How far every partition has been read."""
-        return _marks(self.partitions | self.label_partitions, set(at_end))
+        return self.closing.marks(at_end)
 
     def tell(self, marks: Marks) -> None:
         """Where rows go by a topic: say there how far those before this go."""
         if self._sharded is not None:
             self._sharded.marks(marks)
 
-    def _joined(self, at_end: Iterable[str]) -> int | None:
-        """The watermark of outcomes: all rows of records before it have been joined."""
-        if self._sharded is None:
-            return self._least(self.marks(at_end))
-        every = [self._least(join.marks) for join in self.joins.values()]
-        return None if None in every else min((w for w in every if w is not None), default=None)
-
     def close(self, at_end: Iterable[str] = ()) -> list[WindowResult]:
-        """Windows that are closed now and were not, and closed ones that changed since.
-
-        Those of outcomes wait for the labels' partitions, too.
-        """
-        ended = set(at_end)
+        """Windows that are closed now and were not, and closed ones that changed since."""
         touched, self._touched = self._touched, set()
-        found = self.publisher.close(self.watermark(ended), touched)
-        if self.matured is not None:
-            found += self.matured.close(self._joined(ended))
-        return found
+        return self.closing.close(at_end, touched)
 
     def tally(self, what: str) -> Counter[str]:
         """A counter over all partitions."""
-        total: Counter[str] = Counter()
-        joined = (join.partition for join in self.joins.values())
-        for partition in (*self.partitions.values(), *self.label_partitions.values(), *joined):
-            total.update(partition.counters.get(what, {}))
-        return total
-
-
-def _marks(partitions: Mapping[str, Partition], ended: set[str]) -> dict[str, Mark]:
-    return {name: Mark(p.progress, name in ended) for name, p in partitions.items()}
+        return self.closing.tally(what)

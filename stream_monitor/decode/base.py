@@ -7,9 +7,11 @@ what they refuse is left to be looked at alone.
 from __future__ import annotations
 
 import json
+from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import numpy as np
@@ -38,13 +40,61 @@ SHIFT = 32
 _NUMBER = (1 << SHIFT) - 1
 _REFUSALS = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
+_LONGEST = 300  # characters of a detail
+_ALONE = 10  # rejects of one record and reason that are kept by themselves
+_MOST = 10_000  # rejects of a run of records
+_TOGETHER = 1_000  # batches of single events that are joined as soon as they are there
+
+B = TypeVar("B")
+
 
 class RejectedError(Exception):
-    """An event cannot be used: one of :data:`REASONS`, and a detail for people."""
+    """An event cannot be used: one of :data:`REASONS`, and a detail for people, cut to length."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
+        super().__init__(detail[:_LONGEST])
         self.reason = reason
+
+
+class Rejects:
+    """What is refused of a run of records, in a bounded number of :class:`Reject`.
+
+    A record of 1 MiB can hold half a million bad events. Of one record and reason ten are kept by
+    themselves; the others are one more, with their number and the whole record, so that nothing of
+    it is lost. Beyond ten thousand of a run, all that follow are one for each reason.
+    """
+
+    def __init__(self) -> None:
+        self._found: list[Reject] = []
+        self._record = -1
+        self._alone: Counter[str] = Counter()
+        self._more: Counter[str] = Counter()
+
+    def add(self, reject: Reject) -> None:
+        """One more; those of a record follow each other."""
+        full = len(self._found) >= _MOST
+        if reject.record != self._record:
+            if not full:
+                self._fold("and {:,} more events of this record like these")
+            self._alone.clear()
+            self._record = reject.record
+        if full or self._alone[reject.reason] == _ALONE:
+            self._more[reject.reason] += reject.count
+            return
+        self._alone[reject.reason] += 1
+        self._found.append(reject)
+
+    def all(self) -> list[Reject]:
+        """All of them; nothing is added afterwards."""
+        full = len(self._found) >= _MOST
+        where = "of this record and those before it" if full else "of this record like these"
+        self._fold(f"and {{:,}} more events {where}")
+        return self._found
+
+    def _fold(self, detail: str) -> None:
+        for reason, number in self._more.items():
+            self._found.append(Reject(self._record, reason, detail.format(number), count=number))
+        self._more.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,36 +134,69 @@ def spellings(text: str) -> tuple[str | int, ...]:
     return (text, int(text)) if text.isdecimal() and str(int(text)) == text else (text,)
 
 
+class Gathered(Generic[B]):
+    """Large batches, and small ones of single events, which take kilobytes until they are joined."""
+
+    def __init__(self, join: Callable[[list[B]], B]) -> None:
+        self.large: list[B] = []
+        self._single: list[B] = []
+        self._join = join
+
+    def add(self, batch: B) -> None:
+        """One more batch of a single event."""
+        self._single.append(batch)
+        if len(self._single) == _TOGETHER:
+            self.large.append(self._join(self._single))
+            self._single = []
+
+    def __bool__(self) -> bool:
+        return bool(self.large or self._single)
+
+    def joined(self) -> B:
+        """One batch of all, in the order in which they came; there is at least one."""
+        return self._join([*self.large, *self._single])
+
+
 class Read:
     """What typed decoders made of a run of records.
 
     ``members`` has for each decoder its events and their places; ``refused`` are the places of
-    events that no decoder took; ``rejects`` are records that nobody needs to look at; ``arrays``
-    are the records that carry several events, with these where they had to be told apart.
+    events that no decoder took, as an array, for there may be millions; ``rejects`` are records
+    that nobody needs to look at; ``arrays`` are the records that carry several events.
     """
 
     def __init__(self, payloads: Sequence[bytes], decoders: int) -> None:
         self.members: list[tuple[list[int], list[Any]]] = [([], []) for _ in range(decoders)]
-        self.refused: list[int] = []
-        self.rejects: list[Reject] = []
+        self.refused = array("q")
+        self.rejects = Rejects()
+        self.arrays: set[int] = set()
         self._payloads = payloads
-        self.arrays: dict[int, Sequence[bytes] | None] = {}
+        self._split: tuple[int, Sequence[bytes]] = -1, ()
+
+    def left(self) -> Iterable[int]:
+        """The refused places, in order."""
+        np.asarray(self.refused).sort()
+        return self.refused
 
     def payload(self, place: int) -> bytes:
-        """The bytes of the event at a place."""
+        """The bytes of the event at a place.
+
+        Places are asked for in order, so the elements of one record at a time are held.
+        """
         record = place >> SHIFT
         if record not in self.arrays:
             return self._payloads[record]
-        elements = self.arrays[record]
-        if elements is None:
-            elements = self.arrays[record] = split(self._payloads[record]) or ()
-        return bytes(elements[place & _NUMBER])
+        if record != self._split[0]:
+            self._split = record, split(self._payloads[record]) or ()
+        elements, number = self._split[1], place & _NUMBER
+        # how deep an array may nest hangs on the stack: what was read may be beyond reach here
+        return bytes(elements[number]) if number < len(elements) else self._payloads[record]
 
-    def reject(self, place: int, error: RejectedError) -> Reject:
-        """The refusal of the event at a place, with its own bytes where the record has several."""
+    def refuse(self, place: int, error: RejectedError) -> None:
+        """Reject the event at a place, with its own bytes where the record has several."""
         record = place >> SHIFT
         own = self.payload(place) if record in self.arrays else None
-        return Reject(record, error.reason, str(error), own)
+        self.rejects.add(Reject(record, error.reason, str(error), own))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +230,13 @@ class Reader:
         limit = self._limit
         if max(map(len, payloads), default=0) > limit:
             large = {r: len(p) for r, p in enumerate(payloads) if len(p) > limit}
-            read.rejects += (
-                Reject(r, "too_large", f"{size} bytes or more, the limit is {limit}")
-                for r, size in large.items()
-            )
+            for record, size in large.items():
+                detail = f"{size} bytes or more, the limit is {limit}"
+                read.rejects.add(Reject(record, "too_large", detail, payloads[record][:limit]))
             places = [place for place in places if place >> SHIFT not in large]
             payloads = [payloads[place >> SHIFT] for place in places]
         self._each(read, places, payloads)
-        refused, read.refused = read.refused, []
+        refused, read.refused = read.refused, array("q")
         for place in refused:
             if not self._array(read, place):
                 read.refused.append(place)
@@ -176,14 +258,14 @@ class Reader:
     def _array(self, read: Read, place: int) -> bool:
         """Read the events of a record that is an array; False where it is none."""
         payload = read.payload(place)
-        if payload[:1] != b"[" and payload.lstrip(_WHITE.encode())[:1] != b"[":
+        if payload[:1] != b"[" and payload.lstrip(_BEFORE)[:1] != b"[":
             return False
         record = place >> SHIFT
         try:
             index, *others = self._choice.each(payload) or {0}
             if not others:
                 events = self._many[index](payload)
-                read.arrays[record] = None
+                read.arrays.add(record)
                 read.members[index][0].extend(range(place, place + len(events)))
                 read.members[index][1].extend(events)
                 return True
@@ -192,30 +274,32 @@ class Reader:
         elements = split(payload)
         if elements is None:
             return False
-        read.arrays[record] = elements
+        read.arrays.add(record)
         self._each(read, range(place, place + len(elements)), elements)
         return True
 
 
 _WHITE = " \t\n\r"
+_BEFORE = _WHITE.encode() + b"\xef\xbb\xbf\xff\xfe\0"  # byte order marks, and UTF-16's zeros
 _raw = msgspec.json.Decoder(list[msgspec.Raw]).decode
 # finds where a value ends; what it is does not matter
 _value = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
 
 
-def split(array: bytes) -> Sequence[bytes] | None:
+def split(payload: bytes) -> Sequence[bytes] | None:
     """The elements of a JSON array as they stand there; None where it is no array.
 
-    As everywhere, bare NaN and Infinity are accepted. An element nested about a thousand deep
-    spoils its whole array.
+    As everywhere, bare NaN and Infinity are accepted, and UTF-16 as Python's json does. Bytes that
+    are no UTF-8 spoil only their element, one nested about a thousand deep its whole array.
     """
     try:
-        return _raw(array)
+        return _raw(payload)
     except _REFUSALS:
         pass
     try:
-        text = array.decode(json.detect_encoding(array), "surrogatepass")
-        return [e.encode(errors="surrogatepass") for e in _elements(text)]
+        encoding = json.detect_encoding(payload)
+        errors = "surrogateescape" if encoding.startswith("utf-8") else "surrogatepass"
+        return [e.encode(errors=errors) for e in _elements(payload.decode(encoding, errors))]
     except (ValueError, RecursionError):
         return None
 
@@ -254,9 +338,8 @@ def _skip_white(text: str, at: int) -> int:
 def times_of(values: Iterable[float | str]) -> tuple[IntArray, BoolArray]:
     """Times as JSON brings them: (int64[n] microseconds, bool[n] usable); 0 where not usable."""
     found = list(values)
-    array = np.array(found)
-    if array.dtype.kind != "U":
-        return timestamps.of_numbers(array.astype(np.float64))
+    if str not in {*map(type, found)}:  # as an array of text all would be as wide as the longest
+        return timestamps.of_numbers(np.array(found, dtype=np.float64))
     times = [
         timestamps.of_text(v) if isinstance(v, str) else timestamps.of_number(v) for v in found
     ]

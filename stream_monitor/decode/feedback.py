@@ -10,7 +10,7 @@ import numpy as np
 from stream_monitor.config.model import LabelMapping
 from stream_monitor.decode import timestamps
 from stream_monitor.decode.base import ONLY, Reader, RejectedError, plant, struct_of, times_of
-from stream_monitor.decode.lenient import time_at
+from stream_monitor.decode.lenient import stamp_of, time_at
 from stream_monitor.decode.paths import Path, look_up
 from stream_monitor.schema import BoolArray, IntArray
 
@@ -81,7 +81,7 @@ class Form:
         time, usable = times_of([0.0 if v is None else v for v in given])
         if stamp is None:
             return time, usable & has
-        known = (stamp >= timestamps.EARLIEST) & (stamp < timestamps.LATEST)
+        known = timestamps.known(stamp)
         return np.where(has, time, stamp), np.where(has, usable, known)
 
     def time_of(self, event: dict[str, Any], stamp: int | None) -> int:
@@ -91,10 +91,7 @@ class Form:
         if stamp is None:
             detail = "the source has no record timestamps; name a path in labels.mapping.timestamp"
             raise RejectedError("bad_timestamp", detail)
-        if not timestamps.EARLIEST <= stamp < timestamps.LATEST:
-            detail = f"the record timestamp, {stamp} µs, is no time from 1970 to 2200"
-            raise RejectedError("bad_timestamp", detail)
-        return stamp
+        return stamp_of(stamp)
 
     def scalar(self, value: Any) -> Any:
         """The value that counts among what stands at a label's path."""

@@ -7,6 +7,7 @@ feedback. As with events, a typed struct takes the bulk, and what it refuses is 
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -17,11 +18,11 @@ from xxhash import xxh3_64_intdigest
 
 from stream_monitor.batch import IdArray, Reject
 from stream_monitor.config.model import LabelMapping
-from stream_monitor.decode import tabular
-from stream_monitor.decode.base import SHIFT, RejectedError, spellings
+from stream_monitor.decode import tabular, timestamps
+from stream_monitor.decode.base import SHIFT, Gathered, RejectedError, spellings
 from stream_monitor.decode.feedback import Form
 from stream_monitor.decode.ids import id_hashes, keyed
-from stream_monitor.decode.lenient import float_of, parse, shown, text_of
+from stream_monitor.decode.lenient import float_of, parse, shown, stamp_of, text_of
 from stream_monitor.decode.paths import Path, look_up
 from stream_monitor.decode.table import ids_of, texts_of
 from stream_monitor.errors import LabelError
@@ -180,23 +181,24 @@ class LabelDecoder:
         read = self._reader.read(records.payloads)
         places, structs = read.members[0]
         model, labels, usable = self._together(structs, np.array(places, dtype=np.int64), records)
-        read.refused += labels.record[~usable].tolist()
+        read.refused.extend(labels.record[~usable].tolist())
         rows = np.flatnonzero(usable)
-        models, parts = [model[rows]], [labels.take(rows)]
-        for place in sorted(read.refused):
+        models, parts = array("q", model[rows].tobytes()), Gathered(LabelBatch.joined)
+        parts.large.append(labels.take(rows))
+        for place in read.left():
             try:
                 index, label = self._alone(read.payload(place), place, records)
             except RejectedError as error:
-                read.rejects.append(read.reject(place, error))
+                read.refuse(place, error)
             else:
-                models.append(np.array([index]))
-                parts.append(label)
-        model, labels = np.concatenate(models), LabelBatch.joined(parts)
+                models.append(index)
+                parts.add(label)
+        model, labels = np.asarray(models), parts.joined()
         if (np.diff(labels.record) < 0).any():
             order = np.argsort(labels.record)
             model, labels = model[order], labels.take(order)
         labels.record = labels.record >> SHIFT
-        return DecodedLabels(self._models.split(model, labels), read.rejects)
+        return DecodedLabels(self._models.split(model, labels), read.rejects.all())
 
     def _together(
         self, structs: list[Any], place: IntArray, records: Records
@@ -210,7 +212,8 @@ class LabelDecoder:
         stamp = None if records.timestamps is None else records.timestamps[place >> SHIFT]
         time, timely = form.times(structs, stamp)
         arrival = time if stamp is None or self._replayed else stamp
-        return model, LabelBatch(ids, time, arrival, value, place), known & timely & _named(ids)
+        usable = known & timely & _named(ids) & timestamps.known(arrival)
+        return model, LabelBatch(ids, time, arrival, value, place), usable
 
     def _alone(self, payload: bytes, place: int, records: Records) -> tuple[int, LabelBatch]:
         """The same of one label; RejectedError where something is wrong."""
@@ -218,8 +221,8 @@ class LabelDecoder:
         name = text_of(look_up(event, form.model))
         model = models.of([name])
         if model[0] < 0:
-            known = ", ".join(models.names)[:200]
-            detail = f"model {name!r}; there are {known}; see labels.mapping.model"
+            known = ", ".join(models.names)[:150]
+            detail = f"model {shown(name)}; there are {known}; see labels.mapping.model"
             raise RejectedError("unknown_model", detail)
         stamp = None if records.timestamps is None else int(records.timestamps[place >> SHIFT])
         time = form.time_of(event, stamp)
@@ -232,7 +235,7 @@ class LabelDecoder:
             wanted = "a finite number" if models.continuous[int(model[0])] else "a category"
             detail = f"{shown(label)} at {_either(form.labels)} is not {wanted}"
             raise RejectedError("bad_label", detail)
-        arrival = time if stamp is None or self._replayed else stamp
+        arrival = time if stamp is None or self._replayed else stamp_of(stamp)
         times = (np.array([time]), np.array([arrival]))
         return int(model[0]), LabelBatch(ids, *times, value, np.array([place]))
 

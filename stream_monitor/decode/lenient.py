@@ -41,12 +41,12 @@ class LenientDecoder:
         name, version = (text_of(look_up(event, p)) for p in (paths.model, paths.version))
         index = choose(self._targets, name, version)
         if index is None:
-            raise RejectedError("unknown_model", f"model {name!r}, version {version!r}"[:200])
+            raise RejectedError("unknown_model", f"model {shown(name)}, version {shown(version)}")
         time = time_at(event, paths.time)
         if paths.arrival:
             arrival = time_at(event, paths.arrival)
         else:
-            arrival = time if stamp is None else stamp
+            arrival = time if stamp is None else stamp_of(stamp)
         if paths.features and not isinstance(look_up(event, paths.features), dict):
             where = ".".join(paths.features)
             detail = f"no object {where!r} with the features; see mapping.features"
@@ -101,6 +101,17 @@ def time_at(event: dict[str, Any], path: Path) -> int:
         detail = f"{'.'.join(path)!r} is {shown(value)}: no time from 1970 to 2200"
         raise RejectedError("bad_timestamp", detail)
     return time
+
+
+def stamp_of(stamp: int) -> int:
+    """A record's own timestamp; RejectedError where it is no time.
+
+    A producer may have set it to anything, and a single one beyond all others closes every window.
+    """
+    if not timestamps.EARLIEST <= stamp < timestamps.LATEST:
+        detail = f"the record timestamp, {stamp} µs, is no time from 1970 to 2200"
+        raise RejectedError("bad_timestamp", detail)
+    return stamp
 
 
 def code_of(value: object, kind: Kind, known: Any) -> int:

@@ -7,6 +7,7 @@ through :mod:`stream_monitor.decode.lenient`, alone, which finds out what is wro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -15,10 +16,12 @@ import numpy as np
 
 from stream_monitor.batch import ColumnBatch, Decoded, concatenate, empty_wrong
 from stream_monitor.config.model import MappingConfig
+from stream_monitor.decode import timestamps
 from stream_monitor.decode.base import (
     ONLY,
     SHIFT,
     Choice,
+    Gathered,
     Reader,
     RejectedError,
     Target,
@@ -36,7 +39,7 @@ from stream_monitor.sources.base import Records
 
 _Scalar = str | int | float | bool | None
 _Name = str | int | None
-_MAX_KNOWN = 1024
+_MAX_KNOWN, _LONGEST = 1024, 64  # names and versions that are remembered: how many, how long
 
 
 class NativeDecoder:
@@ -57,24 +60,27 @@ class NativeDecoder:
         Events of one record have the same ``record``.
         """
         read = self._reader.read(records.payloads)
-        decoded = Decoded(rejects=read.rejects)
+        decoded = Decoded()
         stamps = records.timestamps if self._own_stamps else None
-        parts: dict[int, list[ColumnBatch]] = {}
+        parts = [Gathered(partial(concatenate, target.schema)) for target in self._targets]
         for index, (places, events) in enumerate(read.members):
             if events:
                 batch, unusable = self._typed[index].batch(events, np.array(places), stamps)
-                read.refused += unusable.tolist()
-                parts[index] = [batch]
-        for place in sorted(read.refused):
+                read.refused.extend(unusable.tolist())
+                parts[index].large.append(batch)
+        for place in read.left():
             stamp = None if stamps is None else int(stamps[place >> SHIFT])
             try:
                 index, batch = self._lenient.event(read.payload(place), place, stamp)
             except RejectedError as error:
-                decoded.rejects.append(read.reject(place, error))
+                read.refuse(place, error)
             else:
-                parts.setdefault(index, []).append(batch)
-        for index, some in parts.items():
-            batch = concatenate(self._targets[index].schema, some)
+                parts[index].add(batch)
+        decoded.rejects = read.rejects.all()
+        for index, some in enumerate(parts):
+            if not some:
+                continue
+            batch = some.joined()
             if (np.diff(batch.record) < 0).any():
                 batch = batch.take(np.argsort(batch.record))
             batch.record = batch.record >> SHIFT
@@ -108,7 +114,9 @@ def _choice(paths: Paths, targets: list[Target]) -> Choice:
             index = choose(targets, *(None if v is None else str(v) for v in pair))
             if index is None:
                 raise msgspec.DecodeError("the event names no configured model")
-            if len(known) < _MAX_KNOWN:  # versions may be without number where any fits
+            # versions may be without number and of any length where any fits
+            short = all(not isinstance(v, str) or len(v) <= _LONGEST for v in pair)
+            if short and len(known) < _MAX_KNOWN:
                 known[pair] = index
         return index
 
@@ -162,6 +170,8 @@ class _TypedDecoder:
             usable &= known
         else:
             arrival = time if stamps is None else stamps[place >> SHIFT]
+            if stamps is not None:
+                usable &= timestamps.known(arrival)
         codes = np.empty((len(self._known), n), dtype=np.int32)
         unseen: list[tuple[int, int, str]] = []
         for m, (getter, known_codes) in enumerate(zip(self._codes, self._known, strict=True)):

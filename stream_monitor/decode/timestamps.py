@@ -63,8 +63,14 @@ def of_numbers(
         factor[size >= 1e14] = 1.0
         factor[size >= 1e17] = 1e-3
     times = np.rint(np.clip(numbers * factor, -1.0, 2.0 * LATEST)).astype(np.int64)
-    usable = finite & (times >= EARLIEST) & (times < LATEST)
+    usable = finite & known(times)
     return np.where(usable, times, 0), usable
+
+
+def known(times: IntArray) -> BoolArray:
+    """bool[n], which microseconds are times that we take."""
+    found: BoolArray = (times >= EARLIEST) & (times < LATEST)
+    return found
 
 
 def _within(time: int) -> int | None:
