@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.kafka_broker import kafka_broker
+from tests.kafka_broker import kafka_broker, kafka_cluster
 from tests.nannyml_data import SHARED_DATA, data_folder
 
-__all__ = ["kafka_broker"]
+__all__ = ["kafka_broker", "kafka_cluster"]
 
 
 @pytest.fixture(scope="session")
