@@ -135,7 +135,7 @@ def spellings(text: str) -> tuple[str | int, ...]:
 
 
 class Gathered(Generic[B]):
-    """Large batches, and small ones of single events, which take kilobytes until they are joined."""
+    """Large batches, and small ones of single events, each kilobytes until they are joined."""
 
     def __init__(self, join: Callable[[list[B]], B]) -> None:
         self.large: list[B] = []

@@ -164,9 +164,14 @@ def parse(payload: bytes) -> dict[str, Any]:
     return event
 
 
+def _integer(text: str) -> float:
+    """Python refuses integers of thousands of digits; beyond 64 bits all are floats for us."""
+    return int(text) if len(text) < 20 else float(text)
+
+
 def _as_python_reads_it(payload: bytes, detail: str) -> Any:
     """Python's own json writes bare NaN and Infinity and reads integers of any length; so do we."""
     try:
-        return json.loads(payload)
+        return json.loads(payload, parse_int=_integer)
     except (ValueError, RecursionError):
         raise RejectedError("not_json", detail) from None
