@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from stream_monitor.config.load import load_config
-from stream_monitor.config.model import Config, KafkaSource
+from stream_monitor.config.model import Config, KafkaSource, KafkaStore
 from stream_monitor.detectors.checks import detector_problems
 from stream_monitor.errors import Problem
 from stream_monitor.methods import REGISTRY, gradient_boosting
@@ -72,6 +72,7 @@ def override_problems(config: Config) -> list[Problem]:
 def _detector_problems(config: Config) -> list[Problem]:
     source = config.source
     ordered = not isinstance(source, KafkaSource) or source.partitions == 1
+    ordered &= not isinstance(config.store, KafkaStore)
     models = [m.name for m in config.models]
     return detector_problems(
         config.detectors, models=models, ordered=ordered, late=config.labels is not None
@@ -80,11 +81,15 @@ def _detector_problems(config: Config) -> list[Problem]:
 
 def client_option_problems(config: Config) -> list[Problem]:
     """Options that kafka-python does not have, or that are the monitor's own."""
-    if not isinstance(config.source, KafkaSource):
-        return []
+    clients: dict[str, dict[str, object]] = {}
+    if isinstance(config.source, KafkaSource):
+        clients["source"] = config.source.client
+    if isinstance(config.store, KafkaStore) and config.store.client is not None:
+        clients["store"] = config.store.client
     return [
-        Problem(f"source.client.{key}", value, remedy)
-        for key, value, remedy in client_problems(config.source.client)
+        Problem(f"{section}.client.{key}", value, remedy)
+        for section, client in clients.items()
+        for key, value, remedy in client_problems(client)
     ]
 
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stream_monitor.config.secrets import masked
+
 
 class StreamMonitorError(Exception):
     """Root of everything that this package raises on purpose."""
@@ -22,11 +24,17 @@ class StreamMonitorError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a configuration: where, what stands there, what to do."""
+    """One thing wrong with a configuration: where, what stands there, what to do.
+
+    Secrets in what stands there are masked.
+    """
 
     key: str
     value: object
     remedy: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", masked(self.value, self.key))
 
     def __str__(self) -> str:
         return f"{self.key}: {self.value!r}: {self.remedy}"

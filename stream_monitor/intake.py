@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
-import structlog
-
 from stream_monitor.batch import Reject
 from stream_monitor.config.model import Config, KafkaLabels
 from stream_monitor.decode.labels import LabelDecoder
@@ -17,19 +15,32 @@ from stream_monitor.labels.rows import origins
 from stream_monitor.panes.partition import Partition, Shape
 from stream_monitor.pipeline import Pipeline
 from stream_monitor.sources.base import Records
-from stream_monitor.sources.both import PREFIX
-from stream_monitor.store.base import Store
+from stream_monitor.sources.several import LABELS
+from stream_monitor.store.base import PartitionState
 from stream_monitor.watch import Watched
 from stream_monitor.watch_outcome import Outcomes
 
-log = structlog.get_logger()
+
+class Kinds:
+    """What a partition brings is told by its name.
+
+    ``joins`` is the name of the join's topic, None where rows go straight to a join.
+    """
+
+    def __init__(self, config: Config, joins: str | None = None) -> None:
+        labels = None if config.labels is None else config.labels.source
+        self._topics = set(labels.topics) if isinstance(labels, KafkaLabels) else set()
+        self._joins = joins
+
+    def rows(self, name: str) -> bool:
+        return self._joins is not None and name.rpartition(":")[0] == self._joins
+
+    def labels(self, name: str) -> bool:
+        return LABELS in name or name.rpartition(":")[0] in self._topics
 
 
 class Intake:
-    """Restores partitions from the store and hands their records to the pipeline.
-
-    ``rows`` is the name of the join's topic, None where rows go straight to a join.
-    """
+    """Holds the partitions that this process reads, and hands their records to the pipeline."""
 
     def __init__(
         self,
@@ -37,29 +48,21 @@ class Intake:
         watched: list[Watched],
         pipeline: Pipeline,
         outcomes: Outcomes | None,
-        store: Store,
         *,
-        rows: str | None,
+        joins: str | None = None,
         timed: Callable[[str], AbstractContextManager[None]],
     ) -> None:
         self._pipeline = pipeline
         self._outcomes = outcomes
-        self._store = store
-        self._rows = rows
         self._timed = timed
+        self._kinds = Kinds(config, joins)
         self._shapes = {key: shape for model in watched for key, shape in model.shapes.items()}
         limit = config.limits.max_record_size
         self._events = NativeDecoder(config.mapping, [m.target for m in watched], limit)
         self._labels: LabelDecoder | None = None
-        self._topics: set[str] = set()
         if outcomes is not None and config.labels is not None:
             kinds = {m.name: m.counter.continuous for m in outcomes.joined.values()}
             self._labels = LabelDecoder(config.labels.mapping, kinds, limit)
-            if isinstance(config.labels.source, KafkaLabels):
-                self._topics = set(config.labels.source.topics)
-            # a join in this process is there from the start
-            for name, join in pipeline.joins.items():
-                join.partition = self._restored(name, outcomes.shapes())
 
     @property
     def partitions(self) -> dict[str, Partition]:
@@ -68,20 +71,26 @@ class Intake:
         joins = {name: join.partition for name, join in pipeline.joins.items()}
         return pipeline.partitions | pipeline.label_partitions | joins
 
-    def assign(self, name: str) -> Partition:
-        """Begin with a partition where it was committed."""
-        if self._brings_rows(name) and self._outcomes is not None:
-            _, manifests = self._store.restore_outcomes()
-            join: Join = self._outcomes.join(name, manifests)
-            join.partition = self._restored(name, self._outcomes.shapes())
-            self._pipeline.joins[name] = join
-            return join.partition
-        partition = self._restored(name, self._shapes)
-        if self._brings_labels(name):
-            self._pipeline.label_partitions[name] = partition
-        else:
-            self._pipeline.partitions[name] = partition
-        return partition
+    def begin(
+        self,
+        states: Mapping[str, PartitionState | None],
+        joins: Mapping[str, Join] | None = None,
+    ) -> None:
+        """Hold partitions as they were committed, or new ones.
+
+        ``joins`` have their ledgers already; those that are missing are there from the start.
+        """
+        for name, state in states.items():
+            join = self._pipeline.joins.get(name) if joins is None else joins.get(name)
+            if join is not None and self._outcomes is not None:
+                join.resume(_restored(name, state, self._outcomes.shapes()))
+                self._pipeline.joins[name] = join
+                continue
+            partition = _restored(name, state, self._shapes)
+            if self._kinds.labels(name):
+                self._pipeline.label_partitions[name] = partition
+            else:
+                self._pipeline.partitions[name] = partition
 
     def revoke(self, name: str) -> None:
         """Let go of a partition."""
@@ -94,9 +103,9 @@ class Intake:
         """Everything that follows from a run of records; what was refused of them."""
         name = records.partition
         partition = self.partitions[name]
-        if self._brings_rows(name):
+        if self._kinds.rows(name):
             rejects = self._take_rows(self._pipeline.joins[name], records)
-        elif self._labels is not None and self._brings_labels(name):
+        elif self._labels is not None and self._kinds.labels(name):
             with self._timed("decode"):
                 labels = self._labels.decode(records)
             with self._timed("join"):
@@ -124,12 +133,6 @@ class Intake:
                     rejects.append(Reject(i, "bad_join_rows", str(error)))
         return rejects
 
-    def _restored(self, name: str, shapes: Mapping[str, Shape]) -> Partition:
-        state = self._store.restore_partition(name)
-        return Partition(name) if state is None else Partition.restored(name, state, shapes)
 
-    def _brings_rows(self, name: str) -> bool:
-        return self._rows is not None and name.rpartition(":")[0] == self._rows
-
-    def _brings_labels(self, name: str) -> bool:
-        return name.startswith(PREFIX) or name.rpartition(":")[0] in self._topics
+def _restored(name: str, state: PartitionState | None, shapes: Mapping[str, Shape]) -> Partition:
+    return Partition(name) if state is None else Partition.restored(name, state, shapes)

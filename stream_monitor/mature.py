@@ -18,7 +18,8 @@ import numpy as np
 from stream_monitor.config.model import LabelsConfig
 from stream_monitor.config.units import format_duration
 from stream_monitor.explain import notes
-from stream_monitor.labels.join import PREDICTED, Join
+from stream_monitor.labels.beside import Joined
+from stream_monitor.labels.join import PREDICTED
 from stream_monitor.methods.outcomes.base import Outcome
 from stream_monitor.methods.performance.realized import RealizedBlock
 from stream_monitor.panes.layout import Counted, Layout
@@ -57,7 +58,7 @@ class Matured:
         models: Sequence[OutcomeModel],
         windows: Sequence[Window],
         publisher: Publisher,
-        joins: Mapping[str, Join],
+        joins: Mapping[str, Joined],
         config: LabelsConfig,
     ) -> None:
         self._models = models
@@ -70,6 +71,9 @@ class Matured:
         self._states: dict[tuple[str, str, int], State] = {}
         # by part and clock: of each pane of predictions the last event time
         self._predicted: dict[tuple[str, str], dict[int, int]] = {}
+        # what nobody needs any more: rows of predictions before, panes below, by part and clock
+        self.past: int | None = None
+        self.floors: list[tuple[str, str, int]] = []
         self._own = outcome_windows(windows)
         clocks = {w.clock: w for w in self._own.values()}
         self._steps = clocks.get(TIME) or clocks[ROWS]
@@ -301,11 +305,22 @@ class Matured:
                         if (state := self._states.get((part.key, window.name, i))) is not None:
                             state.forget(number)
             model.prequential.forget(floors[whole.key, self._steps.clock])
+        self.past = past
+        self.floors = [(*place, floor) for place, floor in sorted(floors.items())]
+        self.follow(past, self.floors)
+
+    def follow(self, past: int, floors: Iterable[tuple[str, str, int]]) -> bool:
+        """End the life of panes below floors and of rows before ``past``; whether panes ended."""
+        known = {(part, clock): floor for part, clock, floor in floors}
+        ended = False
         for join in self._joins.values():
             join.forget(past)
-            keys = ((key, key.model.rpartition("|")[0]) for key in join.partition.panes)
-            over = [key for key, part in keys if key.number < floors[part, key.clock]]
+            panes = join.partition.panes
+            places = ((key, (key.model.rpartition("|")[0], key.clock)) for key in panes)
+            over = [key for key, place in places if key.number < known.get(place, key.number)]
             join.partition.drop(over)
+            ended |= bool(over)
+        return ended
 
     def state(self) -> bytes:
         """What was published, and the tests' states, as JSON."""

@@ -219,6 +219,12 @@ class Pipeline:
         touched, self._touched = self._touched, set()
         return self.closing.close(at_end, touched)
 
+    def forget_touched(self) -> None:
+        """Which panes have changed is of no use where no windows are closed."""
+        self._touched.clear()
+        for join in self.joins.values():
+            join.touched.clear()
+
     def tally(self, what: str) -> Counter[str]:
         """A counter over all partitions."""
         return self.closing.tally(what)

@@ -301,26 +301,49 @@ class Publisher:
                         break
                     floors.append(window.oldest_needed(mark))
             else:
-                floor = max(min(floors), self._floor.get((model.key, clock), min(floors)))
-                self._floor[model.key, clock] = floor
-                if clock == self._steps.clock:
-                    self.tracks[model.key].forget(floor)
-                ours = {part.key for part in model.parts}
-                for window, key in product(self._windows, ours):
-                    state = self._published.get((key, window.name))
-                    if window.clock == clock and state is not None and state.revisions:
-                        oldest = window.whole_from(floor)
-                        state.revisions = {n: r for n, r in state.revisions.items() if n >= oldest}
-                for partition in self._partitions.values():
-                    over = [k for k in partition.panes if k.number < floor and k.clock == clock]
-                    partition.drop([k for k in over if k.model in ours])
+                self._end(model, clock, min(floors))
+
+    def _end(self, model: Watched, clock: str, floor: int) -> bool:
+        """End the life of a model's panes below a floor; whether there were any."""
+        floor = self._floor[model.key, clock] = max(
+            floor, self._floor.get((model.key, clock), floor)
+        )
+        if clock == self._steps.clock:
+            self.tracks[model.key].forget(floor)
+        ours = {part.key for part in model.parts}
+        for window, key in product(self._windows, ours):
+            state = self._published.get((key, window.name))
+            if window.clock == clock and state is not None and state.revisions:
+                oldest = window.whole_from(floor)
+                state.revisions = {n: r for n, r in state.revisions.items() if n >= oldest}
+        ended = False
+        for partition in self._partitions.values():
+            over = [k for k in partition.panes if k.number < floor and k.clock == clock]
+            over = [k for k in over if k.model in ours]
+            partition.drop(over)
+            ended |= bool(over)
+        return ended
+
+    @property
+    def floors(self) -> list[tuple[str, str, int]]:
+        """The first pane that is still needed, by model and clock."""
+        return [(*key, floor) for key, floor in sorted(self._floor.items())]
+
+    def follow(self, floors: Iterable[tuple[str, str, int]]) -> bool:
+        """End the life of panes as another process says; whether there were any."""
+        known = {model.key: model for model in self._watched}
+        ended = False
+        for key, clock, floor in floors:
+            if key in known:
+                ended |= self._end(known[key], clock, floor)
+        return ended
 
     def state(self) -> bytes:
         """What was published and which panes have ended their life, as JSON."""
         return msgspec.json.encode(
             _Service(
                 [(*key, state) for key, state in sorted(self._published.items())],
-                [(*key, floor) for key, floor in sorted(self._floor.items())],
+                self.floors,
                 [(*key, base) for key, base in sorted(self._bases.items())],
                 {key: track.state() for key, track in self.tracks.items() if track},
             )

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+import structlog
+
+from stream_monitor.closing import Closing
 from stream_monitor.config.model import WindowConfig
 from stream_monitor.config.units import format_duration
+from stream_monitor.decode.base import REASONS
 from stream_monitor.expose.snapshot import FiringAlert, JoinView, ModelView, OutcomeView, WindowView
-from stream_monitor.labels.join import DELAY_BOUNDS, DELAY_SUM, DELAYS, TOLD, Join
+from stream_monitor.labels.beside import Joined
+from stream_monitor.labels.join import DELAY_BOUNDS, DELAY_SUM, DELAYS, TOLD
+from stream_monitor.panes.partition import Partition
 from stream_monitor.panes.windows import Window
+from stream_monitor.pipeline import ACCEPTED, EXPIRED, LATE, REJECTED
 from stream_monitor.publish import Publisher
+from stream_monitor.reading import BYTES, RECORDS
 from stream_monitor.values import Value, WindowResult, note_of
 from stream_monitor.watch import Watched, WatchedPart
 
 HISTORY = 60
+
+log = structlog.get_logger()
 
 
 class Views:
@@ -107,15 +118,59 @@ class Views:
         return tuple(found)
 
 
-def join_view(joins: Iterable[Join], tally: Callable[[str], Counter[str]]) -> JoinView:
+def counted(closing: Closing, at_end: Iterable[str], watched: Sequence[Watched]) -> dict[str, Any]:
+    """The part of a :class:`ServiceView` that follows from what came in."""
+    tally = closing.tally
+
+    def by_model(what: str) -> dict[tuple[str, str], int]:
+        total = tally(what)
+        return {(m.name, m.version): total[m.key] for m in watched}
+
+    return {
+        "last_record": closing.last_record,
+        "watermark": closing.watermark(at_end) or 0,
+        "records": tally(RECORDS),
+        "bytes": tally(BYTES),
+        "accepted": by_model(ACCEPTED),
+        "late": by_model(LATE),
+        "expired": by_model(EXPIRED),
+        "rejected": dict.fromkeys(REASONS, 0) | dict(tally(REJECTED)),
+        "join": None if closing.matured is None else join_view(closing.joins, tally),
+    }
+
+
+def state_bytes(partitions: Iterable[Partition]) -> int:
+    """Bytes of the counts of all panes."""
+    return sum(pane.counts.nbytes for p in partitions for pane in p.panes.values())
+
+
+def log_alerts(results: Iterable[WindowResult]) -> None:
+    """Say which of the windows alert."""
+    for result in results:
+        flagged = [v for v in result.values if v.alert]
+        if flagged:
+            log.warning(
+                "window alerts",
+                model=result.model,
+                version=result.version,
+                window=result.window,
+                maturity=result.maturity,
+                index=result.index,
+                rows=result.rows,
+                features=sorted({v.feature or v.metric for v in flagged}),
+                notes=dict(result.notes),
+            )
+
+
+def join_view(joins: Iterable[Joined], tally: Callable[[str], Counter[str]]) -> JoinView:
     """What is shown of joins; ``tally`` gives a counter over everything that counts."""
     joins = list(joins)
     names = sorted({name for join in joins for name in join.names})
     counters = {what: tally(what) for what in (*TOLD, DELAYS, DELAY_SUM)}
     stored: Counter[str] = Counter()
-    for join in joins:
-        stored.update({name: ledger.rows for name, ledger in join.ledgers.items()})
-    ledgers = [ledger for join in joins for ledger in join.ledgers.values()]
+    every = [join.held for join in joins]
+    for held in every:
+        stored.update({name: one.rows for name, one in held.items()})
     delays = {}
     for name in names:
         counts = (counters[DELAYS][f"{i}|{name}"] for i in range(len(DELAY_BOUNDS) + 1))
@@ -124,8 +179,8 @@ def join_view(joins: Iterable[Join], tally: Callable[[str], Counter[str]]) -> Jo
         {what: {n: counters[what][n] for n in names} for what in TOLD},
         delays,
         dict(stored),
-        sum(ledger.bytes for ledger in ledgers),
-        sum(ledger.memory for ledger in ledgers),
+        sum(one.bytes for held in every for one in held.values()),
+        sum(one.memory for held in every for one in held.values()),
     )
 
 

@@ -7,32 +7,23 @@ import os
 import signal
 import sys
 import threading
+from contextlib import ExitStack
 from types import FrameType
 
 import structlog
 
 from stream_monitor import logs
+from stream_monitor.assembly import furnish, open_copy, open_source
 from stream_monitor.checks import read_config
 from stream_monitor.cli.common import Commands, command, config_option
-from stream_monitor.config.model import (
-    Config,
-    FilesSource,
-    FollowSource,
-    KafkaLabels,
-    KafkaSource,
-    SourceConfig,
-    StdinSource,
-)
-from stream_monitor.errors import ConfigError, Problem
+from stream_monitor.config.model import Config, KafkaStore
 from stream_monitor.expose.http import Board, Server
 from stream_monitor.monitor import Monitor, describe
-from stream_monitor.sources import files, follow, kafka, stdin
-from stream_monitor.sources.base import Source
-from stream_monitor.sources.both import Both
-from stream_monitor.sources.kafka_rows import RowTopic
+from stream_monitor.panes.windows import Window
+from stream_monitor.replica import Replica
 from stream_monitor.store.sqlite import SqliteStore
-from stream_monitor.watch import watch
-from stream_monitor.watch_outcome import watch_outcomes
+from stream_monitor.watch import Watched, watch
+from stream_monitor.watch_outcome import Outcomes, watch_outcomes
 
 log = structlog.get_logger()
 
@@ -48,61 +39,67 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     config_option(parser)
 
 
-def open_source(config: Config, place: str, rows: RowTopic | None = None) -> Source:
-    """The configured source, and that of labels with it, opened; ``rows`` is the join's topic."""
-    labels = None if config.labels is None else config.labels.source
-    if isinstance(labels, KafkaLabels):
-        if isinstance(config.source, KafkaSource):
-            return kafka.KafkaSource(config.source, labels.topics, rows)
-        labels = None  # there is no source of events, which the next line says
-    events = _opened(config.source, config, place)
-    return events if labels is None else Both(events, _opened(labels, config, place))
-
-
-def row_topic(config: Config) -> RowTopic | None:
-    """The join's own topic, where labels come from Kafka."""
-    labels, source = config.labels, config.source
-    if labels is None or not isinstance(labels.source, KafkaLabels):
-        return None
-    if not isinstance(source, KafkaSource):
-        return None
-    return RowTopic(
-        source,
-        labels.join_topic or f"{source.group_id}-joins",
-        partitions=labels.join_partitions,
-        retention=labels.horizon + 2 * labels.allowed_lateness,
-    )
-
-
-def _opened(source: SourceConfig | None, config: Config, place: str) -> Source:
-    limit = config.limits.max_record_size
-    match source:
-        case KafkaSource():
-            return kafka.KafkaSource(source)
-        case FilesSource():
-            return files.FilesSource(source.path, max_record_size=limit)
-        case FollowSource():
-            return follow.FollowSource(source.path, max_record_size=limit)
-        case StdinSource():
-            return stdin.StdinSource(max_record_size=limit)
-        case None:
-            remedy = "add a source: kafka, files, follow or stdin"
-            raise ConfigError(place, [Problem("source", None, remedy)])
-
-
 def _run(arguments: argparse.Namespace) -> int:
     config = read_config(arguments.config)
     logs.configure(config.log)
     place = str(arguments.config)
     watched, windows = watch(config, place)
-    rows = row_topic(config)
-    source = open_source(config, place, rows)
-    store = SqliteStore(
-        config.store.path,
-        results_retention_windows=config.store.results_retention_windows,
-        max_dead_letters=config.store.max_dead_letters,
-    )
-    folder = config.store.path.with_name(config.store.path.name + "-ledgers")
+    stop = _on_signals()
+    with ExitStack() as stack:
+        copy = open_copy(config, stack)
+        outcomes = _outcomes(config, watched, windows, place, copy)
+        board = Board()
+        server = Server(board, copy, config.http.host, config.http.port, config.limits.max_series)
+        source = None if isinstance(config.store, KafkaStore) else open_source(config, place)
+        stack.callback(server.stop)
+        port = server.start()
+        log.info(
+            "running",
+            page=f"http://{config.http.host}:{port}/",
+            metrics=f"http://{config.http.host}:{port}/metrics",
+            source=describe(config),
+            role=config.role,
+            models=[f"{m.name} {m.version}".strip() for m in watched],
+        )
+        if source is not None:
+            Monitor(
+                config=config,
+                watched=watched,
+                windows=windows,
+                source=source,
+                store=copy,
+                board=board,
+                step_timer=server.timer.step,
+                outcomes=outcomes,
+            ).run(stop)
+        elif isinstance(config.store, KafkaStore):
+            replica = Replica(config, board)
+            furnish(
+                replica,
+                config,
+                config.store,
+                place,
+                watched=watched,
+                windows=windows,
+                outcomes=outcomes,
+                copy=copy,
+                timed=server.timer.step,
+            )
+            replica.run(stop)
+    log.info("stopped")
+    return 0
+
+
+def _outcomes(
+    config: Config,
+    watched: list[Watched],
+    windows: tuple[Window, ...],
+    place: str,
+    store: SqliteStore,
+) -> Outcomes | None:
+    """How labels are joined; what lies in the local store of other references is forgotten."""
+    path = config.store.path
+    folder = path.with_name(f"{path.name}-ledgers")
     _, manifests = store.restore_outcomes()
     outcomes = watch_outcomes(config, watched, windows, place, folder=folder, manifests=manifests)
     keys, ledgers = {part.key for m in watched for part in m.parts}, set[str]()
@@ -112,34 +109,7 @@ def _run(arguments: argparse.Namespace) -> int:
     forgotten = store.forget_models(keys, ledgers)
     if forgotten:
         log.warning("panes of other references or windows forgotten", panes=forgotten)
-    board = Board()
-    server = Server(board, store, config.http.host, config.http.port, config.limits.max_series)
-    port = server.start()
-    stop = _on_signals()
-    log.info(
-        "running",
-        page=f"http://{config.http.host}:{port}/",
-        metrics=f"http://{config.http.host}:{port}/metrics",
-        source=describe(config),
-        models=[f"{m.name} {m.version}".strip() for m in watched],
-    )
-    try:
-        Monitor(
-            config=config,
-            watched=watched,
-            windows=windows,
-            source=source,
-            store=store,
-            board=board,
-            step_timer=server.timer.step,
-            outcomes=outcomes,
-            rows=rows,
-        ).run(stop)
-    finally:
-        server.stop()
-        store.close()
-    log.info("stopped")
-    return 0
+    return outcomes
 
 
 def _on_signals() -> threading.Event:

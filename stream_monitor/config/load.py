@@ -10,7 +10,14 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from stream_monitor.config.model import Config, FilesSource, FollowSource, KafkaLabels, KafkaSource
+from stream_monitor.config.model import (
+    Config,
+    FilesSource,
+    FollowSource,
+    KafkaLabels,
+    KafkaSource,
+    SqliteStore,
+)
 from stream_monitor.config.units import format_duration
 from stream_monitor.errors import ConfigError, Problem
 
@@ -37,7 +44,9 @@ def load_config(path: Path, checks: Sequence[Check] = ()) -> Config:
     """
     place = str(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # from a stream YAML's errors do not quote the line, where a password may stand
+        with path.open(encoding="utf-8") as file:
+            raw = yaml.safe_load(file)
     except (OSError, UnicodeDecodeError) as error:
         remedy = "give the path of a readable YAML file with --config"
         raise ConfigError(place, [Problem("(file)", str(error), remedy)]) from None
@@ -54,7 +63,7 @@ def parse_config(raw: object, *, place: str, folder: Path, checks: Sequence[Chec
     found, problems = _sections(raw)
     # all that is right so far, so that one wrong section does not hide what is wrong in another
     config = _anchored(Config.model_construct(None, **found), folder)
-    own = (_model_problems, _window_problems, _label_problems, _alert_problems)
+    own = (_model_problems, _window_problems, _store_problems, _label_problems, _alert_problems)
     for check in (*own, *checks):
         problems += check(config)
     if problems:
@@ -114,6 +123,31 @@ def _window_problems(config: Config) -> list[Problem]:
         if window.rows and isinstance(config.source, KafkaSource):
             remedy = "rows have one order only in one ordered input; use `size: 1h` with Kafka"
             problems.append(Problem(f"{key}.rows", window.rows, remedy))
+    return problems
+
+
+def _store_problems(config: Config) -> list[Problem]:
+    store, source = config.store, config.source
+    if isinstance(store, SqliteStore):
+        if config.role == "all":
+            return []
+        remedy = "state in a file is of one process: use `store: {type: kafka}`, or leave it out"
+        return [Problem("role", config.role, remedy)]
+    problems = []
+    labels = None if config.labels is None else config.labels.source
+    if isinstance(source, KafkaSource):
+        alone = isinstance(labels, FilesSource | FollowSource)
+    else:
+        alone = source is not None
+        if store.bootstrap_servers is None:
+            problems.append(Problem("store.bootstrap_servers", None, "name the brokers"))
+    if alone and store.instance is None and config.role != "aggregator":
+        remedy = "give each replica that reads files a name of its own, which it keeps"
+        problems.append(Problem("store.instance", None, remedy))
+    for i, window in enumerate(config.windows):
+        if window.rows and not isinstance(source, KafkaSource):
+            remedy = "replicas have no common order of rows; use `size: 1h` with a Kafka store"
+            problems.append(Problem(f"windows[{i}].rows", window.rows, remedy))
     return problems
 
 

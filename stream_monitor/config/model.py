@@ -5,8 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+    model_validator,
+)
 
+from stream_monitor.config.secrets import ClientOptions
 from stream_monitor.config.units import (
     SECOND,
     format_duration,
@@ -133,7 +143,7 @@ class KafkaSource(Section):
     partitions: int = Field(
         default=16, gt=0, description="the most partitions of all topics, for the memory bound"
     )
-    client: dict[str, Any] = Field(
+    client: ClientOptions = Field(
         default_factory=dict,
         description="any further option of kafka-python's consumer, by its name or by the dotted "
         "name of the Java client and librdkafka",
@@ -340,8 +350,8 @@ class AlertsConfig(Section):
     overrides: list[ThresholdOverride] = Field(default_factory=list)
 
 
-class StoreConfig(Section):
-    """Where state is kept."""
+class SqliteStore(Section):
+    """State in a file: one instance, no server. The default."""
 
     type: Literal["sqlite"] = "sqlite"
     path: Path = Path("stream-monitor.db")
@@ -350,6 +360,65 @@ class StoreConfig(Section):
         default=10_000, gt=0, description="closed windows kept in the results log, a window name"
     )
     max_dead_letters: int = Field(default=10_000, ge=0)
+
+
+class KafkaStore(Section):
+    """State in Kafka, in one transaction with the positions: any number of replicas."""
+
+    type: Literal["kafka"]
+    bootstrap_servers: str | None = Field(
+        default=None, description="default: those of a Kafka source"
+    )
+    client: dict[str, Any] | None = Field(
+        default=None,
+        description="how to connect: the security options of a Kafka source, whose own are the "
+        "default",
+    )
+    prefix: str | None = Field(
+        default=None,
+        pattern=r"^[a-zA-Z0-9._-]+$",
+        description="of the topics `…-state`, `…-control`, `…-results`, `…-dead-letters` and "
+        "`…-joins`, which are made where they are missing; default: `source.group_id`",
+    )
+    instance: str | None = Field(
+        default=None,
+        pattern=r"^[a-zA-Z0-9._-]+$",
+        description="a name that this replica keeps over restarts, and no other has; needed where "
+        "the source is not Kafka",
+    )
+    path: Path = Field(
+        default=Path("stream-monitor.db"),
+        description="local copies of what lies in Kafka; lost, they are made anew",
+    )
+    partitions: int = Field(
+        default=8, gt=0, le=1000, description="of the state's topic, when it is made"
+    )
+    commit_interval: Duration = SECOND
+    transaction_timeout: Duration = Field(
+        default=10 * SECOND,
+        gt=0,
+        description="after which the broker ends what a dead replica left open",
+    )
+    results_retention_windows: int = Field(
+        default=10_000, gt=0, description="closed windows that the API serves, a window name"
+    )
+    results_retention: Duration = Field(
+        default=30 * 24 * 3600 * SECOND, gt=0, description="of the results' topic"
+    )
+    dead_letter_bytes: Size = Field(
+        default=2**30, gt=0, description="of the dead letters' topic; the oldest go first"
+    )
+
+
+def _store_type(store: Any) -> str:
+    kind = store.get("type", "sqlite") if isinstance(store, dict) else store.type
+    return str(kind)
+
+
+StoreConfig = Annotated[
+    Annotated[SqliteStore, Tag("sqlite")] | Annotated[KafkaStore, Tag("kafka")],
+    Discriminator(_store_type),
+]
 
 
 class HttpConfig(Section):
@@ -365,6 +434,13 @@ class LimitsConfig(Section):
     memory: Size = Field(default=2**30, gt=0)
     max_series: int = Field(default=20_000, gt=0, description="Prometheus series of one scrape")
     max_record_size: Size = Field(default=2**20, gt=0)
+    max_rejected: float = Field(
+        default=0.95,
+        gt=0,
+        le=1,
+        description="the service stops when a greater share of the last 10,000 events could not "
+        "be used, before their positions are committed; 1: never",
+    )
 
 
 class LogConfig(Section):
@@ -394,7 +470,12 @@ class Config(Section):
     methods: MethodsConfig = MethodsConfig()
     detectors: list[DetectorConfig] = Field(default_factory=list)
     alerts: AlertsConfig = AlertsConfig()
-    store: StoreConfig = StoreConfig()
+    store: StoreConfig = SqliteStore()
+    role: Literal["all", "worker", "aggregator"] = Field(
+        default="all",
+        description="with a Kafka store: worker reads and counts, aggregator closes windows and "
+        "judges them (one is active, others stand by), all is both",
+    )
     http: HttpConfig = HttpConfig()
     limits: LimitsConfig = LimitsConfig()
     log: LogConfig = LogConfig()

@@ -68,6 +68,7 @@ class Api:
             raise HTTPException(400, str(error)) from None
 
     def _alerts(self, _request: Request) -> Response:
+        self._needs_evaluation()
         snapshot = self._current()
         return _json({"alerts": [alert(a) for a in snapshot.alerts] if snapshot else []})
 
@@ -79,6 +80,7 @@ class Api:
 
     def _windows(self, request: Request) -> Response:
         filters = dict(request.query_params)
+        self._needs_evaluation()
         state, form = filters.pop("state", None), filters.pop("format", "json")
         if state not in (None, *_STATES):
             raise HTTPException(400, f"state: {state!r}: give closed or filling, or leave it out")
@@ -99,6 +101,14 @@ class Api:
         return StreamingResponse(
             _rendered(chain.from_iterable(parts), form, mark), media_type=_FORMATS[form]
         )
+
+    def _needs_evaluation(self) -> None:
+        """Only the active aggregator knows what windows say; elsewhere there are none to show."""
+        snapshot = self._current()
+        if snapshot is not None and not snapshot.service.active:
+            raise HTTPException(
+                503, "this replica does not evaluate: ask the one whose aggregator_active is 1"
+            )
 
     def _dead_letters(self, request: Request) -> Response:
         limit = request.query_params.get("limit", "100")

@@ -63,6 +63,8 @@ CATALOGUE: dict[str, Metric] = {
         Metric("ready", "gauge", (), "1 once state is restored and partitions are read."),
         Metric("single_instance", "gauge", (),
                "1 where state is local: this process sees only what it reads itself."),
+        Metric("aggregator_active", "gauge", (),
+               "1 in the one replica that evaluates and tells what all of them read."),
         Metric("heartbeat_timestamp_seconds", "gauge", (), "When the loop last came round."),
         Metric("step_duration_seconds", "histogram", ("step",),
                "Time spent a batch in poll, decode, update, evaluate and commit."),

@@ -219,10 +219,9 @@ def _service(page: _Page, service: ServiceView) -> None:
     for name, value in (
         ("ready", service.ready),
         ("single_instance", service.single_instance),
+        ("aggregator_active", service.active),
         ("heartbeat_timestamp_seconds", service.heartbeat / _MICROSECONDS),
         ("last_commit_timestamp_seconds", service.last_commit / _MICROSECONDS),
-        ("last_record_timestamp_seconds", service.last_record / _MICROSECONDS),
-        ("watermark_timestamp_seconds", service.watermark / _MICROSECONDS),
         ("commit_failures_total", service.commit_failures),
         ("dead_letters_dropped_total", service.dead_letters_dropped),
         ("state_bytes", service.state_bytes),
@@ -231,10 +230,19 @@ def _service(page: _Page, service: ServiceView) -> None:
     ):
         page.add(name, (), float(value))
     page.add("build_info", (service.version,), 1)
+    for label, count in service.lag.items():
+        page.add("lag_records", (label,), count)
+    if service.active:
+        _counts(page, service)
+
+
+def _counts(page: _Page, service: ServiceView) -> None:
+    """What came in, to all replicas together: so one of them tells it."""
+    page.add("last_record_timestamp_seconds", (), service.last_record / _MICROSECONDS)
+    page.add("watermark_timestamp_seconds", (), service.watermark / _MICROSECONDS)
     for name, table in (
         ("records_consumed_total", service.records),
         ("consumed_bytes_total", service.bytes),
-        ("lag_records", service.lag),
         ("events_rejected_total", service.rejected),
     ):
         for label, count in table.items():

@@ -108,13 +108,18 @@ class JoinView:
 
 @dataclass(frozen=True, slots=True)
 class ServiceView:
-    """The state of the process itself. Times are microseconds since the epoch, 0 for never."""
+    """The state of the process itself. Times are microseconds since the epoch, 0 for never.
+
+    ``active`` says that this process evaluates: where several replicas share a Kafka store one of
+    them does, and only it knows what came in and what it means.
+    """
 
     version: str
     source: str
     ready: bool = False
     finished: bool = False
     single_instance: bool = True
+    active: bool = True
     heartbeat: int = 0
     last_commit: int = 0
     last_record: int = 0

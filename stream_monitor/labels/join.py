@@ -14,11 +14,13 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from stream_monitor.config.model import LabelsConfig
 from stream_monitor.config.units import format_duration
 from stream_monitor.errors import StoreError
+from stream_monitor.labels.beside import Beside, Held
 from stream_monitor.labels.ledger import Ledger
 from stream_monitor.labels.outcome import OutcomeCounter
 from stream_monitor.labels.packing import Mark, unpacked
@@ -93,8 +95,6 @@ class Join:
         The outcome panes and the counters.
     touched
         The panes that changed since somebody asked.
-    marks
-        How far the partitions were read whose rows have come, where rows come by a topic.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Join:
         self._bounds = np.array(config.maturities)
         self.partition = Partition(name)
         self.touched: set[PaneKey] = set()
-        self.marks: dict[str, Mark] = {}
+        self._marks: dict[str, Mark] = {}
         self._manifests = manifests
         self._folder = None if folder is None else folder / name.translate(_PLAIN)
         self._predictions = {
@@ -139,13 +139,30 @@ class Join:
         every = [*self._predictions.values(), self._labels]
         return {ledger.name: ledger for ledger in every}
 
+    @property
+    def marks(self) -> Mapping[str, Mark]:
+        return self._marks
+
+    @property
+    def held(self) -> dict[str, Held]:
+        """What the ledgers hold, by name."""
+        return {n: Held(one.rows, one.bytes, one.memory) for n, one in self.ledgers.items()}
+
+    def resume(self, partition: Partition) -> None:
+        """Go on from what was committed, with the ledgers as they are."""
+        beside = msgspec.json.decode(partition.owner, type=Beside)
+        self.partition, self._marks, self.touched = partition, dict(beside.marks), set()
+        for name, ledger in self.ledgers.items():
+            if (floor := beside.floors.get(name)) is not None:
+                ledger.raise_floor(floor)
+
     def take(self, payload: bytes) -> None:
         """A record of the join's topic."""
         found = unpacked(payload, self._kinds)
         if found is None:
             self._tally(FOREIGN, "", 1)
         elif found.marks is not None:
-            self.marks.update(found.marks)
+            self._marks.update(found.marks)
         elif found.rows is not None and found.model is not None:
             if not self._models[found.model].counter.fit(found.rows):
                 raise StoreError("rows of predictions name classes or segments that are not there")
@@ -315,7 +332,11 @@ class Join:
         for index, ledger in self._predictions.items():
             self._tally(EVICTED, self._models[index].name, ledger.evict(most))
         prefix = self.partition.name
-        return {f"{prefix}/{name}": ledger.prepare() for name, ledger in self.ledgers.items()}
+        manifests = {f"{prefix}/{n}": ledger.prepare() for n, ledger in self.ledgers.items()}
+        floors = {n: ledger.floor for n, ledger in self.ledgers.items()}
+        beside = Beside(self._marks, floors, self.held)
+        self.partition.owner = msgspec.json.encode(beside)
+        return manifests
 
     def committed(self) -> None:
         for ledger in self.ledgers.values():

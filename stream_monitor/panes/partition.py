@@ -52,6 +52,8 @@ class _Meta(msgspec.Struct):
     rows: dict[str, int]
     origins: dict[str, int]
     panes: list[tuple[str, str, int, int, int]]
+    ended: bool = False
+    owner: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 class Partition:
@@ -69,6 +71,10 @@ class Partition:
         Events counted so far by model key: the ``rows`` clock.
     origins
         The first event time by model key.
+    ended
+        Whether it was read to its end when it was last committed.
+    owner
+        What its owner keeps beside, a JSON object.
     """
 
     def __init__(self, name: str) -> None:
@@ -78,6 +84,8 @@ class Partition:
         self.counters: dict[str, Counter[str]] = {}
         self.rows: Counter[str] = Counter()
         self.origins: dict[str, int] = {}
+        self.ended = False
+        self.owner = b"{}"
         self.panes: dict[PaneKey, Pane] = {}
         self._changed: dict[PaneKey, BoolArray] = {}
         self._sketched: set[PaneKey] = set()
@@ -146,6 +154,8 @@ class Partition:
             dict(self.rows),
             self.origins,
             [(*key, pane.first, pane.last) for key, pane in self.panes.items()],
+            self.ended,
+            msgspec.Raw(self.owner),
         )
         state = PartitionState(self.position, msgspec.json.encode(meta), chunks, self._dropped)
         self._changed, self._sketched, self._dropped = {}, set(), []
@@ -171,21 +181,37 @@ class Partition:
         ``shapes`` are those of the panes by model key; panes of other models, whose reference is no
         longer in use, are left behind and dropped with the next checkpoint.
         """
-        meta = msgspec.json.decode(state.meta, type=_Meta)
         partition = cls(name)
-        partition.position, partition.progress = state.position, meta.progress
-        partition.counters = {what: Counter(c) for what, c in meta.counters.items()}
-        partition.rows = Counter(meta.rows)
-        partition.origins = meta.origins
+        partition._dropped = partition.follow(state, shapes)
+        return partition
+
+    def follow(self, state: PartitionState, shapes: Mapping[str, Shape]) -> list[PaneKey]:
+        """Become what was committed next: only the chunks that changed since are needed.
+
+        Returns
+        -------
+        Panes of models that have no shape; they were left out.
+        """
+        meta = msgspec.json.decode(state.meta, type=_Meta)
+        self.position, self.progress = state.position, meta.progress
+        self.counters = {what: Counter(c) for what, c in meta.counters.items()}
+        self.rows = Counter(meta.rows)
+        self.origins = meta.origins
+        self.ended, self.owner = meta.ended, bytes(meta.owner)
+        foreign = []
+        before, self.panes = self.panes, {}
         for model, clock, index, first, last in meta.panes:
             key = PaneKey(model, clock, index)
-            if model in shapes:
-                counts = np.zeros(shapes[model].size, dtype=np.int64)
-                partition.panes[key] = Pane(counts, first, last)
+            if model not in shapes:
+                foreign.append(key)
+            elif (pane := before.get(key)) is not None:
+                pane.first, pane.last = first, last
+                self.panes[key] = pane
             else:
-                partition._dropped.append(key)
+                counts = np.zeros(shapes[model].size, dtype=np.int64)
+                self.panes[key] = Pane(counts, first, last)
         for chunk, data in state.chunks.items():
-            if (pane := partition.panes.get(chunk.pane)) is None:
+            if (pane := self.panes.get(chunk.pane)) is None:
                 continue
             if chunk.chunk == _SKETCHES:
                 readers = shapes[chunk.pane.model].sketches
@@ -195,7 +221,7 @@ class Partition:
                 part = _unpacked(data)
                 start = chunk.chunk * CHUNK_SLOTS
                 pane.counts[start : start + len(part)] = part
-        return partition
+        return foreign
 
 
 def _packed(counts: IntArray) -> bytes:

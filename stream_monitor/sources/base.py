@@ -83,7 +83,8 @@ class Poll:
     ``assigned`` partitions send nothing until :meth:`Source.seek` was called for them; ``revoked``
     ones send nothing more, and what they sent since the last commit belongs to their next owner.
     ``at_end`` are the partitions known to be read to their end at this moment. ``finished`` says
-    that no record will ever come again (a finite input).
+    that no record will ever come again (a finite input). ``joined`` says that what is assigned is
+    all that there is for us, be it nothing.
     """
 
     records: list[Records] = field(default_factory=list)
@@ -92,6 +93,7 @@ class Poll:
     at_end: frozenset[str] = frozenset()
     lag: Mapping[str, int] = field(default_factory=dict)
     finished: bool = False
+    joined: bool = False
 
 
 class Source(Protocol):
@@ -100,8 +102,13 @@ class Source(Protocol):
     def poll(self, timeout_seconds: float) -> Poll:
         """Wait at most ``timeout_seconds`` for records or a change of assignment."""
 
-    def seek(self, partition: str, position: str | None) -> None:
-        """Begin reading ``partition`` at ``position``, or where the configuration says if None."""
+    def seek(self, partition: str, position: str | None) -> str | None:
+        """Begin reading ``partition`` at ``position``, or where the configuration says if None.
+
+        Returns
+        -------
+        Where that is; None where only the first record will tell.
+        """
 
     def pause(self, partitions: frozenset[str]) -> None:
         """Hold back exactly these partitions and let all others flow."""

@@ -61,7 +61,7 @@ class FilesSource:
             poll.finished, poll.at_end = True, frozenset([self._partition])
         return poll
 
-    def seek(self, partition: str, position: str | None) -> None:
+    def seek(self, partition: str, position: str | None) -> str | None:
         number, _, byte = (position or "0:0").partition(":")
         try:
             start = int(number), int(byte)
@@ -71,6 +71,7 @@ class FilesSource:
                 f"or restore the source that wrote it"
             ) from None
         self._reader, self._finished = self._read(*start), False
+        return position
 
     def pause(self, partitions: frozenset[str]) -> None:
         self._paused = self._partition in partitions

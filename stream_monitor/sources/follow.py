@@ -76,7 +76,7 @@ class FollowSource:
                 return poll
             time.sleep(_PAUSE)
 
-    def seek(self, partition: str, position: str | None) -> None:
+    def seek(self, partition: str, position: str | None) -> str | None:
         self._sought = True
         self.close()
         if position:
@@ -87,6 +87,7 @@ class FollowSource:
                     f"state file or restore the source that wrote it"
                 )
             self._wanted = known, int(byte)
+        return position
 
     def pause(self, partitions: frozenset[str]) -> None:
         self._paused = self._partition in partitions

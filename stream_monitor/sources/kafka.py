@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.errors import KafkaError, RetriableError
 
 from stream_monitor.config import model
 from stream_monitor.sources.base import Places, Poll, Records, escaped
+from stream_monitor.sources.kafka_client import UnreachableError, connected
+from stream_monitor.sources.kafka_errors import errors
 from stream_monitor.sources.kafka_options import client_options
-from stream_monitor.sources.kafka_rows import RowTopic
 
 # A poll is bounded by the bytes of a fetch, not by records: kafka-python 3.0.12 never delivers the
 # rest of a fetch again that max_poll_records cut while its partition was paused.
@@ -28,8 +30,14 @@ _DEFAULTS = {
     "max_poll_records": 10_000_000,
     "fetch_max_bytes": 8 * 2**20,
     "metadata_max_age_ms": 10_000,  # partitions that are added are read soon
+    "max_poll_interval_ms": 900_000,  # a large state takes long to restore
+    # who keeps a partition through a rebalance goes on reading it meanwhile
+    "partition_assignment_strategy": [CooperativeStickyAssignor],
 }
+_ANSWER = 30_000  # milliseconds that a question to the brokers may take
 _PAUSE = 0.05
+TIMESTAMP = "stream_monitor.record_timestamp"  # header of a record that is replayed, milliseconds
+_CLOSE = 5_000  # milliseconds to leave the group
 _MICROSECONDS = 1_000  # a Kafka timestamp's millisecond
 
 log = structlog.get_logger()
@@ -54,26 +62,27 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 class KafkaSource:
     """All partitions of some topics that the group gives us.
 
-    ``more_topics`` are those of labels, ``rows`` is the join's own, which is made before it is read
-    and read from its beginning.
+    ``more_topics`` are those of labels, ``joins`` is the join's own, read from its beginning.
     """
 
     def __init__(
         self,
         config: model.KafkaSource,
         more_topics: Sequence[str] = (),
-        rows: RowTopic | None = None,
+        joins: str | None = None,
     ) -> None:
         self._config = config
-        self._rows = rows
-        self._made = rows is None
-        own = [] if rows is None else [rows.name]
-        self._topics = [*config.topics, *more_topics, *own]
+        self._joins = joins
+        own = [] if joins is None else [joins]
+        self._topics = list(dict.fromkeys([*config.topics, *more_topics, *own]))
         self._options: dict[str, Any] = _DEFAULTS | client_options(config.client)
         self._listener = _Listener()
         self._consumer: Any = None
         self._held: dict[Any, int | None] = {}
         self._assigned: set[Any] = set()
+        # of partitions that are ours: their ends when reading began, and where it began first
+        self._ends: dict[Any, int] = {}
+        self._starts: dict[Any, int] = {}
         self._subscribed = False
 
     def poll(self, timeout_seconds: float) -> Poll:
@@ -82,7 +91,11 @@ class KafkaSource:
         if consumer is None:
             return poll
         started = time.monotonic()
-        batches = consumer.poll(timeout_ms=max(1, int(timeout_seconds * 1_000)))
+        try:
+            batches = consumer.poll(timeout_ms=max(1, int(timeout_seconds * 1_000)))
+        except RetriableError as error:
+            log.warning("the brokers do not answer as they should", error=repr(error))
+            batches = {}
         self._tell(poll)
         if not batches and not poll.assigned and time.monotonic() - started < timeout_seconds / 2:
             # the client comes back at once while it has no partition or no broker
@@ -94,13 +107,21 @@ class KafkaSource:
             elif partition in self._assigned:
                 poll.records.append(_records(partition, records))
         self._progress(consumer, poll)
+        poll.joined = self._subscribed and consumer.group_metadata().generation_id >= 0
         return poll
 
     def _connected(self, timeout_seconds: float) -> Any:
-        """The consumer, or None while no broker answers."""
+        """The consumer, or None while no broker answers.
+
+        Raises
+        ------
+        SourceError
+            The brokers refuse our credentials, which time does not mend.
+        """
         if self._consumer is None:
             try:
-                consumer = KafkaConsumer(
+                consumer = connected(
+                    KafkaConsumer,
                     bootstrap_servers=self._config.bootstrap_servers,
                     group_id=self._config.group_id,
                     auto_offset_reset=self._config.auto_offset_reset,
@@ -108,17 +129,16 @@ class KafkaSource:
                     isolation_level="read_committed",
                     **self._options,
                 )
-            except KafkaError as error:
+            except UnreachableError as error:
                 log.warning(
-                    "no broker answers, trying again",
+                    f"{error.wrong}, trying again",
                     bootstrap_servers=self._config.bootstrap_servers,
-                    error=f"{type(error).__name__}: {error}",
+                    error=error.reason,
+                    remedy=error.remedy,
                 )
                 time.sleep(timeout_seconds)
                 return None
             self._consumer = consumer
-        if not self._made and not self._make(timeout_seconds):
-            return None
         if not self._subscribed:
             # a group whose leader does not know a topic yet is given none of its partitions
             unknown = [t for t in self._topics if not self._partitions_of(t)]
@@ -129,21 +149,6 @@ class KafkaSource:
             self._consumer.subscribe(topics=self._topics, listener=self._listener)
             self._subscribed = True
         return self._consumer
-
-    def _make(self, timeout_seconds: float) -> bool:
-        """Make the join's topic; False while that does not work."""
-        try:
-            if self._rows is not None:
-                self._rows.make()
-        except KafkaError as error:
-            log.warning(
-                "the join's topic cannot be made, trying again",
-                error=f"{type(error).__name__}: {error}",
-            )
-            time.sleep(timeout_seconds)
-            return False
-        self._made = True
-        return True
 
     def _partitions_of(self, topic: str) -> set[int]:
         try:
@@ -167,6 +172,8 @@ class KafkaSource:
         for partition in revoked:
             self._assigned.discard(partition)
             self._held.pop(partition, None)
+            self._ends.pop(partition, None)
+            self._starts.pop(partition, None)
         for partition in assigned:
             self._held[partition] = None
         poll.revoked = tuple(map(_name, revoked))
@@ -179,29 +186,36 @@ class KafkaSource:
             high = consumer.highwater(partition)
             if high is None:  # nothing fetched yet, so nobody knows
                 continue
+            # the client may still tell what it saw before reading began
+            high = max(high, self._ends.get(partition, 0))
             behind = max(0, high - consumer.position(partition))
             lag[_name(partition)] = behind
             if not behind:
                 at_end.append(_name(partition))
         poll.lag, poll.at_end = lag, frozenset(at_end)
 
-    def seek(self, partition: str, position: str | None) -> None:
+    def seek(self, partition: str, position: str | None) -> str | None:
         which = _partition(partition)
         held = self._held.pop(which, None)
         self._assigned.add(which)
-        if position is None:
-            if self._rows is not None and which.topic == self._rows.name:
-                self._consumer.seek_to_beginning(which)
-                return
-            if held is not None:
-                self._consumer.seek(which, held)
-            return
-        self._consumer.seek(which, self._retained(which, int(position)))
+        with errors(partition):
+            self._ends[which] = int(self._consumer.end_offsets([which], timeout_ms=_ANSWER)[which])
+            if position is not None:
+                begin = self._retained(which, int(position))
+            elif which.topic == self._joins:
+                begin = int(self._consumer.beginning_offsets([which], timeout_ms=_ANSWER)[which])
+            else:
+                first = self._starts.get(which, held)
+                if first is None:
+                    first = self._consumer.position(which, timeout_ms=_ANSWER) or 0
+                begin = self._starts[which] = int(first)
+            self._consumer.seek(which, begin)
+        return str(begin)
 
     def _retained(self, which: Any, position: int) -> int:
         """The position, or the first record that is still there where retention has passed it."""
-        first = int(self._consumer.beginning_offsets([which])[which])
-        last = int(self._consumer.end_offsets([which])[which])
+        first = int(self._consumer.beginning_offsets([which], timeout_ms=_ANSWER)[which])
+        last = self._ends[which]
         if first <= position <= last:
             return position
         if position < first:
@@ -230,11 +244,28 @@ class KafkaSource:
         if go := [paused[n] for n in paused.keys() - partitions]:
             self._consumer.resume(*go)
 
+    def membership(self) -> Any:
+        """Our place in the group, by which the broker knows whether we still have one."""
+        return self._consumer.group_metadata()
+
+    def committed(self, partitions: Collection[str]) -> dict[str, int]:
+        """The group's offsets, once no transaction over them is open.
+
+        Raises
+        ------
+        StoreError
+            The brokers do not tell in time.
+        """
+        with errors(f"offsets of group {self._config.group_id}"):
+            offsets = {
+                name: self._consumer.committed(_partition(name), timeout_ms=_ANSWER)
+                for name in partitions
+            }
+        return {name: int(offset) for name, offset in offsets.items() if offset is not None}
+
     def close(self) -> None:
-        if self._rows is not None:
-            self._rows.close()
         if self._consumer is not None:
-            self._consumer.close()
+            self._consumer.close(timeout_ms=_CLOSE)
             self._consumer = None
 
 
@@ -247,6 +278,14 @@ def _partition(name: str) -> Any:
     return TopicPartition(topic, int(number))
 
 
+def _timestamp(record: Any) -> int:
+    """A record's own, or the one that it had when it was first written."""
+    for name, value in record.headers:
+        if name == TIMESTAMP and value is not None and value.isdigit() and len(value) < 16:
+            return int(value)
+    return int(record.timestamp)
+
+
 def _records(partition: Any, records: list[Any]) -> Records:
     return Records(
         _name(partition),
@@ -255,7 +294,7 @@ def _records(partition: Any, records: list[Any]) -> Records:
             f"{escaped(partition.topic)}[{partition.partition}]@{{}}", [r.offset for r in records]
         ),
         str(records[-1].offset + 1),
-        np.array([r.timestamp for r in records], dtype=np.int64) * _MICROSECONDS,
+        np.array([_timestamp(r) for r in records], dtype=np.int64) * _MICROSECONDS,
         np.array([r.offset for r in records], dtype=np.int64),
         [r.key for r in records],
         [[(k, v or b"") for k, v in r.headers] for r in records],

@@ -47,10 +47,11 @@ class StdinSource:
                 )
             )
 
-    def seek(self, partition: str, position: str | None) -> None:  # noqa: ARG002 - there is one
+    def seek(self, partition: str, position: str | None) -> str | None:  # noqa: ARG002 - there is one
         # bytes of an earlier run are gone; counting goes on where it stopped
         self._lines = Lines(self._lines.max_size, int(position or 0))
         self._sought = True
+        return position
 
     def pause(self, partitions: frozenset[str]) -> None:
         self._paused = PARTITION in partitions

@@ -1,0 +1,85 @@
+"""One of several replicas over a Kafka store: a worker, an aggregator or both, and its page."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+
+from stream_monitor import __version__
+from stream_monitor.aggregator import Aggregator
+from stream_monitor.config.model import Config
+from stream_monitor.expose.snapshot import ServiceView, Snapshot
+from stream_monitor.monitor import Board, describe
+from stream_monitor.view import state_bytes
+from stream_monitor.worker import Worker
+
+_POLL_SECONDS = 0.1
+_SHOW_SECONDS = 0.5
+_BEAT_SECONDS = 1.0
+
+
+class Replica:
+    """Goes round until it is told to stop; either part may be missing."""
+
+    def __init__(self, config: Config, board: Board) -> None:
+        self._config = config
+        self._board = board
+        self._source_name = describe(config) if config.source is not None else "no source"
+        self._shown = 0.0
+        self._last = Snapshot(ServiceView(__version__, self._source_name, single_instance=False))
+        self.worker: Worker | None = None
+        self.aggregator: Aggregator | None = None
+
+    def beat(self) -> None:
+        """Long work goes on: the loop is not stuck."""
+        if time.monotonic() - self._shown > _BEAT_SECONDS:
+            self._publish(replace(self._last.service, ready=False))
+
+    def run(self, stop: threading.Event) -> None:
+        """Go round; at the end commit what was read and leave the groups."""
+        self.show()
+        # what is raised here leaves everything uncommitted, and that is what is read again
+        busy = False
+        while not stop.is_set():
+            if self.worker is not None:
+                busy = self.worker.round(0.0 if self.aggregator is not None else _POLL_SECONDS)
+            if self.aggregator is not None:
+                self.aggregator.round(0.0 if busy else _POLL_SECONDS)
+                if not busy:
+                    self.aggregator.prepare()
+            if time.monotonic() - self._shown > _SHOW_SECONDS:
+                self.show()
+        if self.worker is not None:
+            self.worker.close()
+        if self.aggregator is not None:
+            self.aggregator.close()
+
+    def show(self) -> None:
+        """Put a new snapshot on the board."""
+        worker, aggregator = self.worker, self.aggregator
+        parts = [part for part in (worker, aggregator) if part is not None]
+        counts, models, alerts = ({}, (), ()) if aggregator is None else aggregator.view()
+        held = () if worker is None else tuple(worker.intake.partitions.values())
+        counts["state_bytes"] = counts.get("state_bytes", 0) + state_bytes(held)
+        service = ServiceView(
+            version=__version__,
+            source=self._source_name,
+            ready=all(part.ready for part in parts),
+            single_instance=False,
+            active=aggregator is not None and aggregator.active,
+            last_commit=max((part.last_commit for part in parts), default=0),
+            memory_limit=self._config.limits.memory,
+            commit_failures=sum(part.commit_failures for part in parts),
+            partitions=tuple(sorted(partition.name for partition in held)),
+            lag={} if worker is None else worker.lag,
+            **counts,
+        )
+        self._last = Snapshot(service, models, alerts)
+        self._publish(service)
+
+    def _publish(self, service: ServiceView) -> None:
+        self._shown = time.monotonic()
+        service = replace(service, heartbeat=time.time_ns() // 1_000)
+        self._last = replace(self._last, service=service)
+        self._board.publish(self._last)

@@ -1,0 +1,295 @@
+"""What the aggregator reads and keeps in Kafka: everybody's state, and its own conclusions.
+
+Replicas that may aggregate are a consumer group of their own over the control topic, which has one
+partition: its owner is the active one. It ends what its predecessor left open, reads the control
+topic (what was published), the results and everybody's state, and follows the state from there.
+Every commit says in one transaction what was published and up to which records of the state that
+takes account; so a successor knows which panes have changed since.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from kafka import ConsumerRebalanceListener, KafkaConsumer
+
+from stream_monitor.errors import StoreError
+from stream_monitor.sources.kafka_errors import errors
+from stream_monitor.store.base import Checkpoint, ChunkKey, PaneKey, PartitionState
+from stream_monitor.store.kafka.pieces import Key, Pieces, cut
+from stream_monitor.store.kafka.progress import PROGRESS, Progress
+from stream_monitor.store.kafka.reading import Ends, Reader
+from stream_monitor.store.kafka.topics import Topics
+from stream_monitor.store.kafka.transactions import Outgoing, Transactions, partition_of
+from stream_monitor.store.kafka.worker import CHUNK, chunk_of, head_of
+from stream_monitor.values import WindowResult
+
+_SERVICE, _OUTCOMES, _FOLLOWED, _CACHE = "service", "outcomes", "followed", "cache"
+_POLL_SECONDS = 0.1
+_ANSWER = 30_000
+
+
+@dataclass(slots=True)
+class Update:
+    """What a partition became with a commit; ``touched`` are the panes that it changed.
+
+    Panes whose change an earlier aggregator has taken account of are not among them.
+    """
+
+    name: str
+    state: PartitionState
+    touched: set[PaneKey]
+
+
+@dataclass(slots=True)
+class Conclusions:
+    """What was published before."""
+
+    service: bytes | None = None
+    outcomes: bytes | None = None
+    caches: dict[str, bytes] = field(default_factory=dict)
+    results: list[WindowResult] = field(default_factory=list)
+
+
+class _Owner(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Notes whether the control topic's partition is ours, and whether it was lost meanwhile."""
+
+    def __init__(self) -> None:
+        self.owned = False
+        self.terms = 0
+
+    def on_partitions_assigned(self, assigned: Any) -> None:
+        if assigned:
+            self.owned = True
+            self.terms += 1
+
+    def on_partitions_revoked(self, revoked: Any) -> None:
+        if revoked:
+            self.owned = False
+
+    def on_partitions_lost(self, lost: Any) -> None:
+        self.on_partitions_revoked(lost)
+
+
+class AggregatorStore:
+    """Follows the state topic while this replica is the active aggregator."""
+
+    def __init__(
+        self,
+        topics: Topics,
+        options: Mapping[str, object],
+        group_options: Mapping[str, object],
+        transactions: Transactions,
+        beat: Callable[[], None],
+    ) -> None:
+        self._topics = topics
+        self._options = options
+        self._group_options = group_options
+        self._transactions = transactions
+        self._beat = beat
+        self._group = f"{topics.control.name}-owners"
+        self._consumer: Any = None
+        self._owner = _Owner()
+        self._term = 0
+        self._count = 0
+        self._ends: Ends | None = None
+        self._state: Reader | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        """Nothing is known of the state any more."""
+        if self._state is not None:
+            with suppress(StoreError):
+                self._state.close()
+        self._state = None
+        self._pieces = Pieces()
+        self._chunks: dict[str, dict[ChunkKey, bytes]] = defaultdict(dict)
+        self._touched: dict[str, set[PaneKey]] = defaultdict(set)
+        self._counted: dict[int, int] = {}  # records that an earlier aggregator took account of
+        self._followed: dict[int, int] = {}
+        self._written: dict[Key, bytes] = {}
+
+    # --- ownership ------------------------------------------------------------------------------
+
+    def owns(self) -> bool:
+        """Whether this replica is to be the active aggregator; keeps up its membership.
+
+        Raises
+        ------
+        StoreError
+            No broker answers.
+        """
+        with errors(f"group {self._group}"):
+            if self._consumer is None:
+                if not self._count:
+                    self._count = self._topics.make(self._options)
+                options = dict(self._options) | dict(self._group_options)
+                self._consumer = KafkaConsumer(
+                    **options
+                    | {
+                        "group_id": self._group,
+                        "enable_auto_commit": False,
+                        "auto_offset_reset": "latest",
+                        "isolation_level": "read_committed",
+                        "max_poll_interval_ms": 900_000,
+                    }
+                )
+                self._consumer.subscribe([self._topics.control.name], listener=self._owner)
+            if owned := self._consumer.assignment():
+                self._consumer.pause(*owned)
+            self._consumer.poll(timeout_ms=1)
+        return self._owner.owned
+
+    @property
+    def joined(self) -> bool:
+        """Whether the group knows this replica."""
+        return self._consumer is not None and self._consumer.group_metadata().generation_id >= 0
+
+    def anew(self) -> bool:
+        """Whether the ownership is another than at the last :meth:`begin`."""
+        return self._term != self._owner.terms
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def begin(self) -> Conclusions:
+        """What was published, once nothing of a predecessor is open; then :meth:`updates` follow.
+
+        Raises
+        ------
+        StoreError
+            It cannot be read now.
+        """
+        self._reset()
+        self._term = self._owner.terms
+        self._transactions.drop()
+        self._transactions.open()
+        with errors(f"offsets of group {self._group}"):
+            place = partition_of(f"{self._topics.control.name}:0")
+            self._consumer.committed(place, timeout_ms=_ANSWER)
+        found = Conclusions()
+        for key, value in self._whole(self._topics.control.name):
+            match key:
+                case ("service",):
+                    found.service = value
+                case ("outcomes",):
+                    found.outcomes = value
+                case ("followed",):
+                    self._counted = msgspec.json.decode(value, type=dict[int, int])
+                case ("cache", str(name)):
+                    found.caches[name] = value
+                case _:
+                    pass
+            self._written[key] = value
+        for _, value in self._whole(self._topics.results.name):
+            found.results.append(msgspec.msgpack.decode(value, type=WindowResult))
+        places = list(range(self._count))
+        self._until = self._ended().of(self._topics.state.name, places)
+        self._state = Reader(self._options, self._topics.state.name, places)
+        return found
+
+    def _whole(self, topic: str) -> Iterator[tuple[Key, bytes]]:
+        """Every value of a topic of one partition, to its end."""
+        ends = self._ended().of(topic, [0])
+        pieces = Pieces()
+        reader = Reader(self._options, topic, [0])
+        try:
+            while reader.behind(ends):
+                self._beat()
+                for record in reader.poll(_POLL_SECONDS):
+                    whole = pieces.take(record.key, record.value)
+                    if whole is not None:
+                        yield whole
+        finally:
+            reader.close()
+
+    def caught_up(self) -> bool:
+        """Whether everything has been read that was there at :meth:`begin`."""
+        if self._until and self._state is not None and not self._state.behind(self._until):
+            self._until = {}
+        return not self._until
+
+    def updates(self, seconds: float) -> Iterator[Update]:
+        """What the workers have committed since.
+
+        Raises
+        ------
+        StoreError
+            It cannot be read now, or not at all.
+        """
+        if self._state is None:
+            return
+        for record in self._state.poll(seconds):
+            self._followed[record.partition] = record.offset + 1
+            whole = self._pieces.take(record.key, record.value)
+            if whole is None:
+                continue
+            (name, kind, *rest), value = whole
+            if kind == CHUNK:
+                chunk = chunk_of(rest)
+                self._chunks[name][chunk] = value
+                if record.offset >= self._counted.get(record.partition, 0):
+                    self._touched[name].add(chunk.pane)
+                continue
+            head = head_of(value)
+            state = PartitionState(head.position, bytes(head.meta), self._chunks.pop(name, {}))
+            yield Update(name, state, self._touched.pop(name, set()))
+
+    def partitions(self, topics: list[str]) -> frozenset[str]:
+        """The names of all partitions of some topics."""
+        ends = self._ended()
+        return frozenset(f"{topic}:{p}" for topic in topics for p in ends.partitions(topic))
+
+    def _ended(self) -> Ends:
+        if self._ends is None:
+            self._ends = Ends(self._options)
+        return self._ends
+
+    # --- writing --------------------------------------------------------------------------------
+
+    def commit(self, checkpoint: Checkpoint, progress: Progress) -> bool:
+        """Write conclusions, in one transaction; False where there is nothing new.
+
+        Raises
+        ------
+        StoreError
+            It did not work, or nobody knows, or another replica is the aggregator now.
+        """
+        values: dict[Key, bytes] = {
+            (_SERVICE,): checkpoint.service,
+            PROGRESS: msgspec.json.encode(progress),
+            (_FOLLOWED,): msgspec.json.encode(self._counted | self._followed),
+            **{(_CACHE, name): data for name, data in checkpoint.caches.items()},
+        }
+        if checkpoint.outcomes is not None:
+            values[_OUTCOMES,] = checkpoint.outcomes
+        new = {key: value for key, value in values.items() if self._written.get(key) != value}
+        if not (checkpoint.results or new.keys() - {(_FOLLOWED,)}):
+            return False
+        control, results = self._topics.control.name, self._topics.results.name
+        records = [
+            Outgoing(control, 0, raw, piece)
+            for key, value in new.items()
+            for raw, piece in cut(key, value)
+        ]
+        for result in checkpoint.results:
+            names = (result.model, result.version, result.segment, result.window, result.maturity)
+            key = (*names, result.index, result.revision)
+            for raw, piece in cut(key, msgspec.msgpack.encode(result)):
+                records.append(Outgoing(results, 0, raw, piece))
+        place = partition_of(f"{control}:0")
+        self._transactions.run(records, {place: 0}, self._consumer.group_metadata())
+        self._written |= new
+        return True
+
+    def close(self) -> None:
+        self._reset()
+        self._transactions.close()
+        for one in (self._consumer, self._ends):
+            if one is not None:
+                with suppress(Exception):
+                    one.close()

@@ -1,0 +1,26 @@
+"""What the aggregator tells the workers: how far it is, and which panes nobody needs any more."""
+
+from __future__ import annotations
+
+import msgspec
+
+PROGRESS = ("progress",)  # its key in the control topic
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """Times are microseconds, None while there is none.
+
+    Attributes
+    ----------
+    watermark
+        Up to where windows are closed.
+    floors, outcome_floors
+        The first pane that is still needed, by model part and clock.
+    past
+        No label of predictions before this time will count any more.
+    """
+
+    watermark: int | None = None
+    floors: list[tuple[str, str, int]] = []
+    outcome_floors: list[tuple[str, str, int]] = []
+    past: int | None = None
