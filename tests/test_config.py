@@ -68,7 +68,7 @@ def test_all_errors_are_told_at_once() -> None:
     )  # fmt: skip
     assert {p.key for p in found} == {
         "windows[1].size", "source.client.group_id", "source.client.colour",
-        "methods.categorical[0]", "http.port",
+        "source.client.sasl_plain_password", "methods.categorical[0]", "http.port",
     }  # fmt: skip
     assert "hush" not in str(ConfigError("x", found))
 

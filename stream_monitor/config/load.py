@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from stream_monitor.config.model import (
     KafkaSource,
     SqliteStore,
 )
+from stream_monitor.config.secrets import anchored
 from stream_monitor.config.units import format_duration
 from stream_monitor.errors import ConfigError, Problem
 
@@ -44,14 +46,15 @@ def load_config(path: Path, checks: Sequence[Check] = ()) -> Config:
     """
     place = str(path)
     try:
-        # from a stream YAML's errors do not quote the line, where a password may stand
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8") as file:  # of which, unlike of text, errors quote no line
             raw = yaml.safe_load(file)
     except (OSError, UnicodeDecodeError) as error:
         remedy = "give the path of a readable YAML file with --config"
         raise ConfigError(place, [Problem("(file)", str(error), remedy)]) from None
     except yaml.YAMLError as error:
-        raise ConfigError(place, [Problem("(file)", str(error), "mend the YAML")]) from None
+        # what it quotes, an alias or a tag, may be a password without quotes
+        text = re.sub(r"'.{2,}?'", "'…'", str(error))
+        raise ConfigError(place, [Problem("(file)", text, "mend the YAML")]) from None
     return parse_config(raw, place=place, folder=path.resolve().parent, checks=checks)
 
 
@@ -210,4 +213,6 @@ def _anchored_source(source: Any, folder: Path) -> Any:
         return source.model_copy(update={"path": str(folder / source.path)})
     if isinstance(source, FollowSource):
         return source.model_copy(update={"path": folder / source.path})
+    if isinstance(source, KafkaSource):
+        return source.model_copy(update={"client": anchored(source.client, folder)})
     return source

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from kafka import KafkaConsumer
 
+from stream_monitor.config.secrets import masked
 from stream_monitor.errors import SourceError
 
 _SECRETS = ("sasl_plain_password", "ssl_password")
+_MECHANISM = "sasl_mechanism"
+_CHOICES = {
+    "security_protocol": ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
+    _MECHANISM: (
+        "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI", "AWS_MSK_IAM",
+    ),
+}  # fmt: skip
 _CONNECTION = ("security_", "sasl_", "ssl_", "socks5_", "proxy_", "client_dns_", "api_version")
 _OWN = {
     "bootstrap_servers": "write it as source.bootstrap_servers",
@@ -23,6 +31,12 @@ _OWN = {
     "value_deserializer": "leave it out: payloads are decoded by `mapping`",
     "max_poll_records": "leave it out: fetch_max_bytes bounds a batch",
     "consumer_timeout_ms": "leave it out: the service waits for records",
+    "sasl_jaas_config": "it is Java's; write sasl_plain_username and sasl_plain_password_env",
+    "ssl_keystore_location": "it is Java's; write PEM files, ssl_certfile and ssl_keyfile",
+    "ssl_keystore_password": "it is Java's; write ssl_keyfile and ssl_password_env",
+    "ssl_truststore_location": "it is Java's; write a PEM file, ssl_cafile",
+    "ssl_truststore_password": "it is Java's; leave it out: ssl_cafile has no password",
+    "ssl_endpoint_identification_algorithm": "it is Java's; write ssl_check_hostname",
 }
 # names of the Java client and of librdkafka that are not ours with dots for underscores
 _ALIASES = {
@@ -38,19 +52,37 @@ _ALIASES = {
 
 def client_problems(client: Mapping[str, object]) -> list[tuple[str, object, str]]:
     """What is wrong with ``source.client``: (key, value, remedy); secrets are not shown."""
-    problems = []
-    for key, value in client.items():
-        name, shown = _name(key), "…" if _plain(_name(key)) in _SECRETS else value
-        if name in _OWN:
-            problems.append((key, shown, _OWN[name]))
-        elif _plain(name) in _SECRETS and name != _plain(name):
-            if not isinstance(value, str):
-                problems.append((key, value, "give the name of a variable or a file"))
-        elif name not in KafkaConsumer.DEFAULT_CONFIG:
-            near = difflib.get_close_matches(name, KafkaConsumer.DEFAULT_CONFIG, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            problems.append((key, shown, f"kafka-python's consumer has no such option{hint}"))
-    return problems
+    names = {_plain(_name(key)) for key in client}
+    found = [(key, value, _remedy(_name(key), value, names)) for key, value in client.items()]
+    return [(key, masked(value, key), remedy) for key, value, remedy in found if remedy]
+
+
+def _remedy(name: str, value: object, names: Collection[str]) -> str | None:
+    if name in _OWN:
+        return _OWN[name]
+    if _plain(name) in _SECRETS:
+        if not isinstance(value, str):
+            return "write it in quotes, for it is text"
+    elif name not in KafkaConsumer.DEFAULT_CONFIG:
+        near = difflib.get_close_matches(name, KafkaConsumer.DEFAULT_CONFIG, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"kafka-python's consumer has no such option{hint}"
+    if name in _CHOICES and value not in _CHOICES[name]:
+        return f"choose from {', '.join(_CHOICES[name])}"
+    missing = [n for n in _needed(name, str(value)) if n not in names]
+    return f"add {' and '.join(missing)}: this does nothing alone" if missing else None
+
+
+def _needed(name: str, value: str) -> list[str]:
+    """The options that one does not work without."""
+    needed = []
+    if name.startswith(("sasl_", "ssl_")):
+        needed.append("security_protocol")
+    if name == "security_protocol" and value.startswith("SASL"):
+        needed.append(_MECHANISM)
+    if name == _MECHANISM and value.startswith(("PLAIN", "SCRAM")):
+        needed += ["sasl_plain_username", "sasl_plain_password"]
+    return needed
 
 
 def client_options(client: Mapping[str, object]) -> dict[str, object]:
@@ -58,6 +90,11 @@ def client_options(client: Mapping[str, object]) -> dict[str, object]:
 
     ``sasl_plain_password`` and ``ssl_password`` may be given as ``…_env``, the name of an
     environment variable, or ``…_file``, a path.
+
+    Raises
+    ------
+    SourceError
+        A secret is not there.
     """
     options: dict[str, object] = {}
     for key, value in client.items():
@@ -65,12 +102,13 @@ def client_options(client: Mapping[str, object]) -> dict[str, object]:
         plain = _plain(name)
         if plain in _SECRETS and name == f"{plain}_env":
             if str(value) not in os.environ:
-                raise SourceError(f"source.client.{key}: the variable {value} is not set; set it")
+                shown = masked(value, name)
+                raise SourceError(f"source.client.{key}: the variable {shown} is not set; set it")
             options[plain] = os.environ[str(value)]
         elif plain in _SECRETS and name == f"{plain}_file":
             try:
-                options[plain] = Path(str(value)).read_text(encoding="utf-8").rstrip("\n")
-            except OSError as error:
+                options[plain] = Path(str(value)).read_text(encoding="utf-8").rstrip("\r\n")
+            except (OSError, UnicodeDecodeError) as error:
                 raise SourceError(f"source.client.{key}: {error}; check the path") from None
         else:
             options[name] = value
