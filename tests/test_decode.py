@@ -402,7 +402,7 @@ def test_a_bad_event_of_a_record_is_refused_alone_with_its_own_bytes() -> None:
 
 
 def test_a_dead_letter_holds_the_event_and_not_its_whole_record() -> None:
-    from stream_monitor.monitor import _dead_letter
+    from stream_monitor.reading import _dead_letter
 
     array = b"[" + orjson.dumps(event()) + b', {"ts": "never"}]'
     found = records(array, b"{", stamps=[10, 11])
