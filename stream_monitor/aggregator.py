@@ -125,7 +125,7 @@ class Aggregator:
         with self._timed("evaluate"):
             closed = evaluation.close()
         self._results += closed
-        if time.monotonic() - self._committed >= self._interval:
+        if time.monotonic() - self._committed >= self._interval and self._store.settled():
             self.commit()
 
     def _await(self, evaluation: Evaluation) -> None:

@@ -63,10 +63,11 @@ class Reading:
 
     def begin(self, names: Iterable[str]) -> None:
         """Read partitions on from where they were committed."""
+        begun = {}
         for name in names:
             partition = self.intake.partitions[name]
-            partition.position = self.source.seek(name, partition.position)
-            log.info("partition assigned", partition=name, position=partition.position)
+            begun[name] = partition.position = self.source.seek(name, partition.position)
+        log.info("partitions assigned", positions=begun)
 
     def take(self, poll: Poll) -> None:
         """Count what came.

@@ -104,7 +104,8 @@ class Worker:
         self._reassign(poll)
         self._take(poll)
         self._follow()
-        if self._dirty and time.monotonic() - self._committed >= self._interval:
+        due = self._dirty and time.monotonic() - self._committed >= self._interval
+        if due and self._store.settled():
             self.commit()
         return bool(poll.records)
 

@@ -19,6 +19,7 @@ import msgspec
 from kafka import ConsumerRebalanceListener, KafkaConsumer
 
 from stream_monitor.errors import StoreError
+from stream_monitor.sources.kafka import polled, settled
 from stream_monitor.sources.kafka_errors import errors
 from stream_monitor.store.base import Checkpoint, ChunkKey, PaneKey, PartitionState
 from stream_monitor.store.kafka.pieces import Key, Pieces, cut
@@ -129,7 +130,7 @@ class AggregatorStore:
                 if not self._count:
                     self._count = self._topics.make(self._options)
                 options = dict(self._options) | dict(self._group_options)
-                self._consumer = KafkaConsumer(
+                consumer = KafkaConsumer(
                     **options
                     | {
                         "group_id": self._group,
@@ -139,16 +140,25 @@ class AggregatorStore:
                         "max_poll_interval_ms": 900_000,
                     }
                 )
-                self._consumer.subscribe([self._topics.control.name], listener=self._owner)
+                # a group whose leader does not know a topic yet is given none of its partitions
+                if not consumer.partitions_for_topic(self._topics.control.name):
+                    consumer.close(timeout_ms=1_000)
+                    raise StoreError(f"topic {self._topics.control.name} is not there yet")
+                consumer.subscribe([self._topics.control.name], listener=self._owner)
+                self._consumer = consumer
             if owned := self._consumer.assignment():
-                self._consumer.pause(*owned)
-            self._consumer.poll(timeout_ms=1)
+                self._consumer.pause(*owned)  # its records are read by other means
+            polled(self._consumer, 0)
         return self._owner.owned
 
     @property
     def joined(self) -> bool:
         """Whether the group knows this replica."""
         return self._consumer is not None and self._consumer.group_metadata().generation_id >= 0
+
+    def settled(self) -> bool:
+        """Whether no rebalance is under way, so that a commit would not be refused."""
+        return settled(self._consumer)
 
     def anew(self) -> bool:
         """Whether the ownership is another than at the last :meth:`begin`."""

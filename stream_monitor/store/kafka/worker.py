@@ -40,6 +40,9 @@ class Head(msgspec.Struct):
 class Group(Protocol):
     """The consumer group that reads the inputs; see :class:`stream_monitor.sources.kafka`."""
 
+    def settled(self) -> bool:
+        """Whether no rebalance is under way."""
+
     def membership(self) -> Any:
         """The replica's place in it, by which a transaction is refused once it has lost it."""
 
@@ -182,6 +185,10 @@ class WorkerStore:
         return self._progress
 
     # --- writing --------------------------------------------------------------------------------
+
+    def settled(self) -> bool:
+        """Whether no rebalance is under way, in which a commit would be refused."""
+        return self._group is None or self._group.settled()
 
     def commit(self, checkpoint: Checkpoint, rows: Sequence[tuple[int, bytes]]) -> None:
         """Write the checkpoint, and rows for the joins by partition, in one transaction.
