@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -14,13 +15,14 @@ from typing import Any
 
 import pytest
 import yaml
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
 from stream_monitor.cli import main
 from stream_monitor.config import model
 from stream_monitor.config.load import load_config, parse_config
 from stream_monitor.errors import ConfigError, SourceError
 from stream_monitor.sources.kafka import KafkaSource
+from stream_monitor.sources.kafka_client import UnreachableError, connected
 from stream_monitor.sources.kafka_options import client_options, client_problems
 from tests import worlds
 from tests.kafka_broker import KafkaBroker, create_topic
@@ -197,6 +199,24 @@ def test_wrong_credentials_are_fatal_at_once(
     assert "hush" not in str(error.value) + caplog.text
 
 
+@pytest.mark.parametrize("kind", [KafkaAdminClient, KafkaConsumer, KafkaProducer])
+def test_clients_of_every_kind_are_connected_and_hear_why_not(
+    secured: Secured, kind: type[Any]
+) -> None:
+    servers = {"bootstrap_servers": secured.broker.servers("SASL")}
+    client = connected(kind, **servers, **secured.sasl())
+    client.close()
+    threads = threading.active_count()
+    with pytest.raises(SourceError, match="the brokers refuse"):
+        connected(kind, **servers, **secured.sasl(sasl_plain_password=WRONG))
+    with pytest.raises(SourceError, match="correct it"):
+        connected(kind, **servers, client_dns_lookup="none such")
+    nobody = {"bootstrap_servers": "127.0.0.1:1", "bootstrap_timeout_ms": 300}
+    with pytest.raises(UnreachableError, match="no broker answers"):
+        connected(kind, **nobody)
+    assert threading.active_count() == threads
+
+
 def test_a_mechanism_that_brokers_do_not_offer_is_fatal(secured: Secured) -> None:
     with pytest.raises(SourceError, match="do not offer AWS_MSK_IAM"):
         secured.refused("SASL", secured.sasl("AWS_MSK_IAM"))
@@ -354,11 +374,13 @@ def test_relative_paths_are_taken_from_the_folder_of_the_file(tmp_path: Path) ->
     client = {"ssl_cafile": "ca.pem", "ssl.key.location": "/key.pem", "ssl_password": "hush",
               "sasl_plain_password_file": "password", "client_id": "me"}  # fmt: skip
     source = {"type": "kafka", "bootstrap_servers": "x:1", "topics": ["t"], "client": client}
-    config = parse_config(worlds.raw_config(source=source), place="test", folder=tmp_path)
-    assert isinstance(config.source, model.KafkaSource)
-    assert config.source.client == client | {
-        "ssl_cafile": f"{tmp_path}/ca.pem", "sasl_plain_password_file": f"{tmp_path}/password",
-    }  # fmt: skip
+    raw = worlds.raw_config(source=source, store={"type": "kafka", "client": client})
+    config = parse_config(raw, place="test", folder=tmp_path)
+    for section in (config.source, config.store):
+        assert isinstance(section, model.KafkaSource | model.KafkaStore)
+        assert section.client == client | {
+            "ssl_cafile": f"{tmp_path}/ca.pem", "sasl_plain_password_file": f"{tmp_path}/password",
+        }  # fmt: skip
     assert "hush" not in repr(config)
 
 

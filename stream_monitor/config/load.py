@@ -17,6 +17,7 @@ from stream_monitor.config.model import (
     FollowSource,
     KafkaLabels,
     KafkaSource,
+    KafkaStore,
     SqliteStore,
 )
 from stream_monitor.config.secrets import anchored
@@ -203,7 +204,9 @@ def _anchored(config: Config, folder: Path) -> Config:
             "models": [
                 m.model_copy(update={"reference": folder / m.reference}) for m in config.models
             ],
-            "store": config.store.model_copy(update={"path": folder / config.store.path}),
+            "store": _anchored_client(
+                config.store.model_copy(update={"path": folder / config.store.path}), folder
+            ),
         }
     )
 
@@ -213,6 +216,10 @@ def _anchored_source(source: Any, folder: Path) -> Any:
         return source.model_copy(update={"path": str(folder / source.path)})
     if isinstance(source, FollowSource):
         return source.model_copy(update={"path": folder / source.path})
-    if isinstance(source, KafkaSource):
-        return source.model_copy(update={"client": anchored(source.client, folder)})
-    return source
+    return _anchored_client(source, folder)
+
+
+def _anchored_client(section: Any, folder: Path) -> Any:
+    if isinstance(section, KafkaSource | KafkaStore) and section.client is not None:
+        return section.model_copy(update={"client": anchored(section.client, folder)})
+    return section

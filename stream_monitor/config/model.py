@@ -369,7 +369,7 @@ class KafkaStore(Section):
     bootstrap_servers: str | None = Field(
         default=None, description="default: those of a Kafka source"
     )
-    client: dict[str, Any] | None = Field(
+    client: ClientOptions | None = Field(
         default=None,
         description="how to connect: the security options of a Kafka source, whose own are the "
         "default",
