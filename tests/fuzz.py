@@ -475,7 +475,10 @@ def fuzz_wire(
                 topic = name if kind == "events" else f"{name}-labels"
                 # a broker takes no timestamps that cannot be
                 millisecond = max(stamp, 0) // 1_000 if stamp < 2**60 else 0
-                producer.send(topic, payload, partition=i % 2, timestamp_ms=millisecond)
+                producer.send(
+                    topic, payload, key=payload[:9] or None, headers=[("h", payload[-9:])],
+                    partition=i % 2, timestamp_ms=millisecond,
+                )  # fmt: skip
                 progress(1)
             producer.flush()
             counts = _settled(service, sent)
