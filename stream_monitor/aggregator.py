@@ -277,7 +277,7 @@ class Evaluation:
             outcomes=None if matured is None else matured.state(),
         )
         progress = Progress(
-            self.closing.watermark(self._ended),
+            self.closing.slowest(self._ended),
             publisher.floors,
             [] if matured is None else matured.floors,
             None if matured is None else matured.past,

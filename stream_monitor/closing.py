@@ -85,6 +85,11 @@ class Closing:
         """
         return self._least(_marks(self._partitions, set(at_end)), self.awaited.events)
 
+    def slowest(self, at_end: Iterable[str]) -> int | None:
+        """How far the slowest of all partitions with unread records is; None where none has."""
+        behind = [mark.progress for mark in self.marks(at_end).values() if not mark.ended]
+        return min((p for p in behind if p is not None), default=None)
+
     def marks(self, at_end: Iterable[str]) -> Marks:
         """How far every partition has been read."""
         return _marks({**self._partitions, **self._label_partitions}, set(at_end))

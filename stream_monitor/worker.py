@@ -54,7 +54,6 @@ class Worker:
         timed: Callable[[str], AbstractContextManager[None]],
         outcomes: Outcomes | None,
     ) -> None:
-        self._config = config
         self._store = store
         self._joins = joins
         self._outcomes = outcomes
@@ -196,9 +195,7 @@ class Worker:
             self._dirty = True
         if pipeline.matured is not None and progress.past is not None:
             self._dirty |= pipeline.matured.follow(progress.past, progress.outcome_floors)
-        lateness = self._config.time.allowed_lateness
-        mark = progress.watermark
-        self._reading.hold_back(None if mark is None else mark + lateness, self._max_ahead)
+        self._reading.hold_back(progress.slowest, self._max_ahead)
 
     # --- committing -----------------------------------------------------------------------------
 

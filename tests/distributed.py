@@ -76,35 +76,38 @@ class Distributed:
 
     def config(self, **sections: Any) -> dict[str, Any]:
         """Of one replica over a Kafka store."""
-        return worlds.raw_config(
-            models=[
-                {"name": "loans", "version": "1", "reference": str(self.folder / "loans.ref")}
-            ],
-            source={
-                "type": "kafka",
-                "bootstrap_servers": self._servers,
-                "topics": [self.name],
-                "group_id": self.name,
-                # so that the group forgets a killed member soon
-                "client": {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 500},
-            },
-            store={
-                "type": "kafka",
-                "partitions": 3,
-                "transaction_timeout": "5s",
-                "commit_interval": "300ms",
-            },
-            mapping={"arrival": "event_time"},
-            labels={
-                "source": {"type": "kafka", "topics": [f"{self.name}-labels"]},
-                "mapping": {"arrival": "label_time"},
-                "maturities": ["30m", "2h", "30d"],
-                "allowed_lateness": "390d",
-            },
-            time={"max_ahead": "1000d"},
-            segments=SEGMENTS,
-            limits={"memory": "256GiB"},
-        ) | sections
+        return (
+            worlds.raw_config(
+                models=[
+                    {"name": "loans", "version": "1", "reference": str(self.folder / "loans.ref")}
+                ],
+                source={
+                    "type": "kafka",
+                    "bootstrap_servers": self._servers,
+                    "topics": [self.name],
+                    "group_id": self.name,
+                    # so that the group forgets a killed member soon
+                    "client": {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 500},
+                },
+                store={
+                    "type": "kafka",
+                    "partitions": 3,
+                    "transaction_timeout": "5s",
+                    "commit_interval": "300ms",
+                },
+                mapping={"arrival": "event_time"},
+                labels={
+                    "source": {"type": "kafka", "topics": [f"{self.name}-labels"]},
+                    "mapping": {"arrival": "label_time"},
+                    "maturities": ["30m", "2h", "30d"],
+                    "allowed_lateness": "390d",
+                },
+                time={"max_ahead": "1000d"},
+                segments=SEGMENTS,
+                limits={"memory": "256GiB"},
+            )
+            | sections
+        )
 
     def expect(self) -> Table:
         """The closed windows of a backtest of all that was produced."""

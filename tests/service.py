@@ -48,6 +48,13 @@ class Service:
             self.kill()
 
     def start(self) -> None:
+        """Start the process and wait until it answers."""
+        self.launch()
+        self.url = self.wait_for("the service to say where it listens", self._announced)
+
+    def launch(self) -> None:
+        """Start the process."""
+        self.url = ""
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "stream_monitor", "run", "--config", str(self._path)],
@@ -56,7 +63,15 @@ class Service:
                 cwd=self.folder,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )
-        self.url = self.wait_for("the service to say where it listens", self._announced)
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def ask(self) -> bool:
+        """Whether the service answers by now; see :meth:`launch`."""
+        self.url = self.url or self._announced() or ""
+        return bool(self.url)
 
     def _announced(self) -> str | None:
         process = self._process

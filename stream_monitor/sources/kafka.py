@@ -17,6 +17,7 @@ import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import KafkaError, RetriableError
+from kafka.structs import MemberState
 
 from stream_monitor.config import model
 from stream_monitor.sources.base import Places, Poll, Records, escaped
@@ -36,6 +37,7 @@ _DEFAULTS = {
 }
 _ANSWER = 30_000  # milliseconds that a question to the brokers may take
 _PAUSE = 0.05
+_UNSETTLED = 100  # milliseconds
 TIMESTAMP = "stream_monitor.record_timestamp"  # header of a record that is replayed, milliseconds
 _CLOSE = 5_000  # milliseconds to leave the group
 _MICROSECONDS = 1_000  # a Kafka timestamp's millisecond
@@ -92,7 +94,7 @@ class KafkaSource:
             return poll
         started = time.monotonic()
         try:
-            batches = consumer.poll(timeout_ms=max(1, int(timeout_seconds * 1_000)))
+            batches = polled(consumer, timeout_seconds)
         except RetriableError as error:
             log.warning("the brokers do not answer as they should", error=repr(error))
             batches = {}
@@ -244,6 +246,10 @@ class KafkaSource:
         if go := [paused[n] for n in paused.keys() - partitions]:
             self._consumer.resume(*go)
 
+    def settled(self) -> bool:
+        """Whether no rebalance is under way."""
+        return self._consumer is not None and settled(self._consumer)
+
     def membership(self) -> Any:
         """Our place in the group, by which the broker knows whether we still have one."""
         return self._consumer.group_metadata()
@@ -267,6 +273,23 @@ class KafkaSource:
         if self._consumer is not None:
             self._consumer.close(timeout_ms=_CLOSE)
             self._consumer = None
+
+
+def settled(consumer: Any) -> bool:
+    """Whether the member of a group has joined it, and no rebalance is under way."""
+    return bool(consumer.group_metadata().state is MemberState.STABLE)
+
+
+def polled(consumer: Any, seconds: float) -> Any:
+    """What a member of a group has read.
+
+    kafka-python 3.0.12 gets nowhere with a rebalance in very short polls; and where one that began
+    because metadata changed outlasts a poll, it forgets to end it, unless it is reminded.
+    """
+    calm = settled(consumer)
+    if not calm and consumer.group_metadata().generation_id >= 0:
+        consumer._coordinator.request_rejoin()
+    return consumer.poll(timeout_ms=max(1 if calm else _UNSETTLED, int(seconds * 1_000)))
 
 
 def _name(partition: Any) -> str:

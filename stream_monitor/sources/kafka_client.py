@@ -65,7 +65,7 @@ _FAULTS = (
 )
 # their debug lines are dumps of what is sent, a login's password as well as records
 for _name in ("kafka.net.connection", "kafka.protocol.parser"):
-    logging.getLogger(_name).setLevel(logging.INFO)
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class UnreachableError(KafkaConnectionError):  # type: ignore[misc]

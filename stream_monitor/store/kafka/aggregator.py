@@ -20,6 +20,7 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer
 
 from stream_monitor.errors import StoreError
 from stream_monitor.sources.kafka import polled, settled
+from stream_monitor.sources.kafka_client import connected
 from stream_monitor.sources.kafka_errors import errors
 from stream_monitor.store.base import Checkpoint, ChunkKey, PaneKey, PartitionState
 from stream_monitor.store.kafka.pieces import Key, Pieces, cut
@@ -130,7 +131,8 @@ class AggregatorStore:
                 if not self._count:
                     self._count = self._topics.make(self._options)
                 options = dict(self._options) | dict(self._group_options)
-                consumer = KafkaConsumer(
+                consumer = connected(
+                    KafkaConsumer,
                     **options
                     | {
                         "group_id": self._group,
@@ -138,7 +140,7 @@ class AggregatorStore:
                         "auto_offset_reset": "latest",
                         "isolation_level": "read_committed",
                         "max_poll_interval_ms": 900_000,
-                    }
+                    },
                 )
                 # a group whose leader does not know a topic yet is given none of its partitions
                 if not consumer.partitions_for_topic(self._topics.control.name):

@@ -12,15 +12,15 @@ class Progress(msgspec.Struct, frozen=True):
 
     Attributes
     ----------
-    watermark
-        Up to where windows are closed.
+    slowest
+        How far that partition is of all replicas' which has unread records and is furthest behind.
     floors, outcome_floors
         The first pane that is still needed, by model part and clock.
     past
         No label of predictions before this time will count any more.
     """
 
-    watermark: int | None = None
+    slowest: int | None = None
     floors: list[tuple[str, str, int]] = []
     outcome_floors: list[tuple[str, str, int]] = []
     past: int | None = None

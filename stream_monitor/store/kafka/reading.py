@@ -7,6 +7,7 @@ from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 
+from stream_monitor.sources.kafka_client import connected
 from stream_monitor.sources.kafka_errors import errors
 
 _OPTIONS = {
@@ -29,9 +30,8 @@ class Reader:
         self._topic = topic
         assigned = [TopicPartition(topic, p) for p in partitions]
         with errors(f"topic {topic}"):
-            self._consumer: Any = KafkaConsumer(
-                **_OPTIONS | dict(options) | {"isolation_level": "read_committed"}
-            )
+            given = _OPTIONS | dict(options) | {"isolation_level": "read_committed"}
+            self._consumer = connected(KafkaConsumer, **given)
             self._consumer.assign(assigned)
             self._consumer.seek_to_beginning(*assigned)
 
@@ -62,7 +62,7 @@ class Ends:
 
     def __init__(self, options: Mapping[str, object]) -> None:
         with errors("the brokers"):
-            self._consumer: Any = KafkaConsumer(**_OPTIONS | dict(options))
+            self._consumer = connected(KafkaConsumer, **_OPTIONS | dict(options))
 
     def of(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
         """The offset of the next record, by partition."""

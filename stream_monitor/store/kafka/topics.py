@@ -30,6 +30,7 @@ from kafka.errors import TopicAlreadyExistsError
 from stream_monitor.config.model import Config, KafkaLabels, KafkaSource, KafkaStore
 from stream_monitor.config.units import SECOND
 from stream_monitor.errors import StoreError
+from stream_monitor.sources.kafka_client import connected
 
 _FOREVER = str(2**63 - 1)
 _LARGE = 32 * 2**20  # a dead letter is as large as its record was, and its headers
@@ -134,7 +135,7 @@ class Topics:
         KafkaError
             No broker answers, or it refuses.
         """
-        admin: Any = KafkaAdminClient(**options)
+        admin = connected(KafkaAdminClient, **options)
         try:
             there = set(admin.list_topics())
             for topic in self:

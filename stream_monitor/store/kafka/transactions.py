@@ -18,6 +18,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.structs import OffsetAndMetadata
 
 from stream_monitor.errors import StoreError
+from stream_monitor.sources.kafka_client import connected
 
 log = structlog.get_logger()
 
@@ -67,7 +68,7 @@ class Transactions:
             return
         producer: Any = None
         try:
-            producer = KafkaProducer(**self._options)
+            producer = connected(KafkaProducer, **self._options)
             producer.init_transactions()
         except KafkaError as error:
             if producer is not None:
