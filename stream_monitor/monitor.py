@@ -89,7 +89,7 @@ class Monitor:
         self._views = Views(watched, windows, config.windows, maturities[1:])
         self._max_ahead = max_ahead(config)
         self._results: list[WindowResult] = []
-        self._ready = self._dirty = False
+        self._ready = self._dirty = self._stuck = False
         self._committed = self._shown = 0.0
         self._last_commit = self._commit_failures = 0
         service = store.restore_service()
@@ -134,7 +134,11 @@ class Monitor:
             self._results += closed
             self._views.add(closed)
             log_alerts(closed)
-        reading.hold_back(None, self._max_ahead)
+        if self._stuck:
+            # what is read now could not be kept: wait until it can
+            reading.source.pause(frozenset(self._intake.partitions))
+        else:
+            reading.hold_back(None, self._max_ahead)
         now = time.monotonic()
         interval = self._config.store.commit_interval / 1e6
         if self._dirty and now - self._committed >= interval:
@@ -206,12 +210,13 @@ class Monitor:
         for key in checkpoint.caches:
             self._cached[key] = self._judges[key].limits.size
         self._results, self._reading.dead_letters = [], []
-        self._dirty = False
+        self._dirty = self._stuck = False
         self._committed = time.monotonic()
         self._last_commit = time.time_ns() // 1_000
 
     def _failed(self, error: StoreError) -> None:
         self._commit_failures += 1
+        self._stuck = True
         log.error("commit failed, will be tried again", error=str(error))
         self._committed = time.monotonic()
 

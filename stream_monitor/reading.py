@@ -18,7 +18,7 @@ from stream_monitor.store.base import DeadLetter
 
 RECORDS, BYTES = "records", "bytes"
 _LOGGED = 10  # rejects of a run of records that are logged one by one
-_LAST = 10_000  # events that the share of rejected ones is of
+_LAST = 10_000  # records that the share of rejected ones is of
 
 log = structlog.get_logger()
 
@@ -47,7 +47,8 @@ class Reading:
         self._pipeline = pipeline
         self._timed = timed
         self._most = config.limits.max_rejected
-        self._events = self._rejected = 0
+        # of the last records: all, those with a reject; and of their events
+        self._records = self._spoilt = self._events = self._rejected = 0
         self.dead_letters: list[DeadLetter] = []
         self.at_end: frozenset[str] = frozenset()
         self.lag: dict[str, int] = {}
@@ -99,16 +100,22 @@ class Reading:
         if len(rejects) > _LOGGED:
             log.warning("more events rejected", number=len(rejects) - _LOGGED)
         accepted, rejected = (n - b for n, b in zip(_counted(partition), before, strict=True))
-        self._guard(accepted + rejected, rejected, rejects, records)
-
-    def _guard(self, events: int, rejected: int, rejects: list[Reject], records: Records) -> None:
-        """Stop before a bad deploy empties a topic into the dead letters."""
-        self._events += events
+        self._records += len(records)
+        self._spoilt += len({reject.record for reject in rejects})
+        self._events += accepted + rejected
         self._rejected += rejected
-        if self._events < _LAST:
-            return
-        share = self._rejected / self._events
+        if self._records >= _LAST:
+            self._guard(rejects, records)
+
+    def _guard(self, rejects: list[Reject], records: Records) -> None:
+        """Stop before a bad deploy empties a topic into the dead letters.
+
+        Most records and most events: one record may hold a million bad events, and a thousand
+        records one bad event each.
+        """
+        share = min(self._spoilt / self._records, self._rejected / max(self._events, 1))
         # the older half counts half, so that old good times do not hide the present
+        self._records, self._spoilt = self._records // 2, self._spoilt // 2
         self._events, self._rejected = self._events // 2, self._rejected // 2
         if share > self._most and rejects:
             last = rejects[-1]

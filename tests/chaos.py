@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ A_RECORD = 25  # events
 _HOURS = 10.0  # that the world's time spans, before it is put into real time
 _QUIET = 240.0  # seconds that the replicas have at the end
 Rows = dict[tuple[Any, ...], dict[str, Any]]
+Tell = Callable[[int, str], None]  # takes the rounds that are over, and what is being done
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,8 @@ class Chaos:
 
     def _leave(self) -> None:
         leaving = self.workers.pop(self._random.randrange(len(self.workers)))
+        # before that it ends by the signal itself
+        leaving.wait_for("the service to say where it listens", leaving.ask)
         status = leaving.stop()
         if status:
             raise AssertionError(f"exit status {status} after SIGTERM:\n{leaving.log()[-3000:]}")
@@ -336,7 +340,7 @@ def settle(service: Any, events: int, seconds: float = _QUIET) -> tuple[Service,
     raise AssertionError(f"not settled: {counted} of {events} events counted, {len(before)} values")
 
 
-def run(plan: Plan, folder: Path, progress: Progress) -> str:
+def run(plan: Plan, folder: Path, tell: Tell = lambda _number, _what: None) -> str:
     """All of it; a line that says what was seen.
 
     Raises
@@ -344,34 +348,32 @@ def run(plan: Plan, folder: Path, progress: Progress) -> str:
     AssertionError
         Something was lost, doubled or different.
     """
-    task = progress.add_task("starting three brokers", total=plan.rounds)
+    tell(0, "starting three brokers")
     cluster = KafkaCluster(**{"group.min.session.timeout.ms": "1000"})
     cluster.start()
     chaos = Chaos(plan, folder, cluster)
     try:
-        progress.update(task, description="making events")
+        tell(0, "making events")
         traffic = Traffic(plan, cluster, chaos.name)
         traffic.start()
         chaos.begin()
         for number in range(plan.rounds):
             began = time.monotonic()
             what = chaos.round()
-            progress.update(task, completed=number + 1, description=f"round {number + 1}: {what}")
-            time.sleep(
-                max(0.0, plan.seconds * (0.5 + chaos._random.random()) - (time.monotonic() - began))
-            )
+            tell(number + 1, what)
+            chaos.rest(began)
             if traffic.error is not None:
                 raise AssertionError("the producer failed") from traffic.error
         chaos.heal()
-        progress.update(task, description="the rest of the events")
+        tell(plan.rounds, "the rest of the events")
         traffic.join()
         settle(chaos.active, traffic.sent)
         traffic.close_all()
-        progress.update(task, description="waiting for the last windows")
+        tell(plan.rounds, "the last windows")
         time.sleep(15)
         _, found = settle(chaos.active, traffic.sent)
         chaos.stop()
-        progress.update(task, description="the undisturbed replica")
+        tell(plan.rounds, "the undisturbed replica")
         alone = chaos.replica("all", f"{chaos.name}-alone")
         chaos.workers.append(alone)
         time.sleep(20)
@@ -406,7 +408,12 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     columns = (SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.completed}/{task.total}")) as progress:
-        print(run(plan, folder, progress))
+        task = progress.add_task("", total=plan.rounds)
+
+        def tell(number: int, what: str) -> None:
+            progress.update(task, completed=number, description=what)
+
+        print(run(plan, folder, tell))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A stream of events and labels on a real Kafka, what must follow from it, and replicas to read it."""
+"""Events and labels on a real Kafka, what must follow from them, and replicas to read them."""
 
 from __future__ import annotations
 
@@ -128,12 +128,14 @@ class Distributed:
         assert {key[3] for key in expected} == {None, "30m", "2h", "30d"}
         return expected
 
-    def replica(self, **sections: Any) -> Service:
-        """A replica with a folder of its own; not started."""
+    def replica(self, *, group: str | None = None, **sections: Any) -> Service:
+        """A replica with a folder of its own, of the group that has the world's name or another."""
         self._serves += 1
         folder = self.folder / f"replica-{self._serves}"
         folder.mkdir()
-        return Service(folder, self.config(**sections))
+        config = self.config(**sections)
+        config["source"]["group_id"] = group or self.name
+        return Service(folder, config)
 
     def live(self, service: Service) -> Table:
         """The closed windows that a replica serves."""

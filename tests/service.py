@@ -44,8 +44,7 @@ class Service:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self.kill()
+        self.end()
 
     def start(self) -> None:
         """Start the process and wait until it answers."""
@@ -87,6 +86,11 @@ class Service:
         """SIGKILL: nothing is committed, nothing said."""
         self._end(signal.SIGKILL)
 
+    def end(self) -> None:
+        """SIGKILL where it still runs."""
+        if self.running:
+            self.kill()
+
     def stop(self) -> int:
         """SIGTERM, and the exit status."""
         return self._end(signal.SIGTERM)
@@ -103,6 +107,14 @@ class Service:
     def text(self, path: str) -> str:
         with urllib.request.urlopen(self.url + path, timeout=10) as response:  # noqa: S310
             return str(response.read().decode())
+
+    def refused(self, path: str) -> tuple[int, str]:
+        """Status and text of an answer that is an error."""
+        try:
+            self.text(path)
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        raise AssertionError(f"{path} was answered")
 
     def metric(self, name: str) -> float:
         """Sum of a metric's samples."""

@@ -438,8 +438,8 @@ class LimitsConfig(Section):
         default=0.95,
         gt=0,
         le=1,
-        description="the service stops when a greater share of the last 10,000 events could not "
-        "be used, before their positions are committed; 1: never",
+        description="the service stops when a greater share of the last 10,000 records, and of "
+        "their events, could not be used, before their positions are committed; 1: never",
     )
 
 

@@ -127,6 +127,14 @@ def _failed(_request: Request, error: Exception) -> Response:
 HANDLERS = {HTTPException: _failed, StoreError: _failed}
 
 
+def _moment(microseconds: int | None) -> str | None:
+    """A record timestamp, which may be any number."""
+    try:
+        return None if microseconds is None else rfc3339(microseconds)
+    except OverflowError:
+        return f"{(microseconds or 0) / 1e6:.3f} s since 1970"
+
+
 def _json(content: Any, code: int = 200) -> Response:
     return Response(orjson.dumps(content), code, media_type=_JSON)
 
@@ -213,5 +221,5 @@ def _letter(letter: DeadLetter) -> dict[str, Any]:
         "payload_base64": b64encode(letter.payload).decode(),
         "key_base64": None if letter.key is None else b64encode(letter.key).decode(),
         "headers": [[k, b64encode(v).decode()] for k, v in letter.headers],
-        "timestamp": None if letter.timestamp is None else rfc3339(letter.timestamp),
+        "timestamp": _moment(letter.timestamp),
     }

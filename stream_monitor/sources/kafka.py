@@ -24,6 +24,7 @@ from stream_monitor.sources.base import Places, Poll, Records, escaped
 from stream_monitor.sources.kafka_client import UnreachableError, connected
 from stream_monitor.sources.kafka_errors import errors
 from stream_monitor.sources.kafka_options import client_options
+from stream_monitor.sources.kafka_records import read_anyhow
 
 # A poll is bounded by the bytes of a fetch, not by records: kafka-python 3.0.12 never delivers the
 # rest of a fetch again that max_poll_records cut while its partition was paused.
@@ -75,6 +76,7 @@ class KafkaSource:
     ) -> None:
         self._config = config
         self._joins = joins
+        read_anyhow()
         own = [] if joins is None else [joins]
         self._topics = list(dict.fromkeys([*config.topics, *more_topics, *own]))
         self._options: dict[str, Any] = _DEFAULTS | client_options(config.client)

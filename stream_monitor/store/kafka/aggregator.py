@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 from kafka import ConsumerRebalanceListener, KafkaConsumer
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
 from stream_monitor.errors import StoreError
 from stream_monitor.sources.kafka import polled, settled
@@ -140,6 +141,8 @@ class AggregatorStore:
                         "auto_offset_reset": "latest",
                         "isolation_level": "read_committed",
                         "max_poll_interval_ms": 900_000,
+                        # who is active stays so when another one joins
+                        "partition_assignment_strategy": [CooperativeStickyAssignor],
                     },
                 )
                 # a group whose leader does not know a topic yet is given none of its partitions

@@ -1,0 +1,133 @@
+"""Replicas over a Kafka store: one or several, together or in roles, the windows are the same."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos import Plan, run
+from tests.distributed import Distributed, Table
+from tests.kafka_broker import ExternalBroker, KafkaBroker
+from tests.service import Service
+
+Broker = KafkaBroker | ExternalBroker
+ROWS = 6_000
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, kafka_broker: Broker) -> Distributed:
+    """Events and labels, written once: each test reads them with a group of its own."""
+    found = Distributed(
+        tmp_path_factory.mktemp("world"), kafka_broker, f"world-{time.time_ns()}", rows=ROWS,
+        a_record=100,
+    )  # fmt: skip
+    found.produce()
+    return found
+
+
+@pytest.fixture(scope="module")
+def expected(world: Distributed) -> Table:
+    return world.expect()
+
+
+def active(services: list[Service]) -> Service | None:
+    """The replica that evaluates."""
+    for service in services:
+        try:
+            if service.metric("stream_monitor_aggregator_active") == 1:
+                return service
+        except OSError:
+            continue
+    return None
+
+
+def conclude(world: Distributed, services: list[Service], expected: Table) -> Service:
+    """Wait until the active replica serves what is expected."""
+
+    def done() -> Service | None:
+        found = active(services)
+        return found if found is not None and world.live(found) == expected else None
+
+    return services[0].wait_for("the expected windows", done)
+
+
+@pytest.mark.parametrize(
+    "roles", [["all"], ["all", "all", "all"], ["worker", "worker", "aggregator", "aggregator"]]
+)
+def test_however_many_replicas_the_windows_are_those_of_a_backtest(
+    world: Distributed, expected: Table, roles: list[str]
+) -> None:
+    group = f"group-{time.time_ns()}"
+    services = [world.replica(group=group, role=role) for role in roles]
+    for service in services:
+        service.launch()
+    try:
+        for service in services:
+            service.wait_for("an answer", service.ask)
+        found = conclude(world, services, expected)
+        assert found.accepted() == len(world.found.events)
+        # what came in is told by the active replica alone
+        others = [s for s in services if s is not found]
+        assert all("stream_monitor_events_total{" not in s.text("/metrics") for s in others)
+        assert sum(s.metric("stream_monitor_assigned_partitions") for s in services) == 11
+        assert all(s.text("/-/ready") for s in services)
+        assert [s.stop() for s in services] == [0] * len(roles)
+    finally:
+        for service in services:
+            service.end()
+
+
+def test_a_replica_that_joins_and_one_that_is_killed_change_nothing(
+    world: Distributed, expected: Table
+) -> None:
+    group = f"group-{time.time_ns()}"
+    first, second = (world.replica(group=group) for _ in range(2))
+    try:
+        first.start()
+        first.wait_for("some events", lambda: first.accepted() > 0)
+        second.start()
+        second.wait_for("its share", lambda: second.metric("stream_monitor_assigned_partitions"))
+        first.kill()
+        conclude(world, [second], expected)
+        # it was restored from what the first one had written
+        assert second.metric("stream_monitor_assigned_partitions") == 11
+        assert second.accepted() == len(world.found.events)
+    finally:
+        first.end()
+        second.end()
+
+
+def test_a_new_start_goes_on_where_the_last_one_ended(world: Distributed, expected: Table) -> None:
+    group = f"group-{time.time_ns()}"
+    service = world.replica(group=group)
+    with service:
+        conclude(world, [service], expected)
+        assert service.stop() == 0
+    with service:
+        service.wait_for("the aggregator", lambda: active([service]))
+        # nothing is read and nothing published again
+        assert world.live(service) == expected
+        assert service.accepted() == len(world.found.events)
+        revisions = {r["revision"] for r in service.get("/api/v1/windows")["windows"]}
+        time.sleep(2)
+        assert {r["revision"] for r in service.get("/api/v1/windows")["windows"]} == revisions
+
+
+def test_killed_replicas_and_brokers_conclude_what_one_in_peace_does(tmp_path: Path) -> None:
+    """The short form of ``python -m tests.chaos``."""
+    told = run(Plan(rounds=8, events=30_000, seed=3), tmp_path)
+    print(told)
+    assert "equal those of one undisturbed replica" in told
+
+
+def test_a_worker_alone_says_that_it_does_not_evaluate(world: Distributed) -> None:
+    service: Any = world.replica(group=f"group-{time.time_ns()}", role="worker")
+    with service:
+        service.wait_for("readiness", lambda: service.metric("stream_monitor_ready") == 1)
+        assert service.metric("stream_monitor_aggregator_active") == 0
+        status, told = service.refused("/api/v1/windows")
+        assert status == 503
+        assert "aggregator_active is 1" in told
