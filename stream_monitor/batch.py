@@ -120,9 +120,9 @@ def empty_wrong() -> tuple[IntArray, IntArray]:
 class Reject:
     """Events that cannot be used: ``reason`` is of a bounded set, ``detail`` for people.
 
-    ``payload`` is the event as it stands in a record that carries several, None where it is the
-    whole record. ``count`` is how many events that is: one, unless it stands for many of a record
-    of which each by itself would be too much to keep.
+    ``payload`` is the event as it stands in a record that carries several, or an array of them,
+    None where it is the whole record. ``count`` is how many events were refused: one, unless this
+    stands for many of a record of which each by itself would be too much to keep.
     """
 
     record: int

@@ -159,4 +159,5 @@ def _dead_letter(records: Records, reject: Reject) -> DeadLetter:
         records.keys[i] if records.keys else None,
         tuple(records.headers[i]) if records.headers else (),
         None if records.timestamps is None else int(records.timestamps[i]),
+        reject.count,
     )

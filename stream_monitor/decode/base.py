@@ -60,8 +60,8 @@ class Rejects:
     """What is refused of a run of records, in a bounded number of :class:`Reject`.
 
     A record of 1 MiB can hold half a million bad events. Of one record and reason ten are kept by
-    themselves; the others are one more, with their number and the whole record, so that nothing of
-    it is lost. Beyond ten thousand of a run, all that follow are one for each reason.
+    themselves; the others are one more, an array of them, so that nothing is lost and nothing is
+    there twice. Beyond ten thousand of a run, all that follow are one for each reason.
     """
 
     def __init__(self) -> None:
@@ -69,32 +69,42 @@ class Rejects:
         self._record = -1
         self._alone: Counter[str] = Counter()
         self._more: Counter[str] = Counter()
+        self._arrays: dict[str, bytearray] = {}
 
     def add(self, reject: Reject) -> None:
         """One more; those of a record follow each other."""
         full = len(self._found) >= _MOST
         if reject.record != self._record:
             if not full:
-                self._fold("and {:,} more events of this record like these")
+                self._fold()
             self._alone.clear()
             self._record = reject.record
         if full or self._alone[reject.reason] == _ALONE:
             self._more[reject.reason] += reject.count
+            if reject.payload is not None and not full:
+                array = self._arrays.setdefault(reject.reason, bytearray())
+                array += (b"," if array else b"[") + reject.payload
             return
         self._alone[reject.reason] += 1
         self._found.append(reject)
 
     def all(self) -> list[Reject]:
         """All of them; nothing is added afterwards."""
-        full = len(self._found) >= _MOST
-        where = "of this record and those before it" if full else "of this record like these"
-        self._fold(f"and {{:,}} more events {where}")
+        if len(self._found) >= _MOST:
+            self._arrays.clear()  # they are not all that is counted
+            self._fold("of this record and those before it")
+        else:
+            self._fold()
         return self._found
 
-    def _fold(self, detail: str) -> None:
+    def _fold(self, where: str = "of this record like these") -> None:
         for reason, number in self._more.items():
-            self._found.append(Reject(self._record, reason, detail.format(number), count=number))
+            array = self._arrays.get(reason)
+            payload = None if array is None else bytes(array + b"]")
+            detail = f"and {number:,} more events {where}"
+            self._found.append(Reject(self._record, reason, detail, payload, number))
         self._more.clear()
+        self._arrays.clear()
 
 
 @dataclass(frozen=True, slots=True)

@@ -303,12 +303,17 @@ def _partition(name: str) -> Any:
     return TopicPartition(topic, int(number))
 
 
-def _timestamp(record: Any) -> int:
-    """A record's own, or the one that it had when it was first written."""
-    for name, value in record.headers:
+def stamped(headers: Iterable[tuple[str, bytes | None]]) -> int | None:
+    """The timestamp that a replayed record had when it was first written, milliseconds."""
+    for name, value in headers:
         if name == TIMESTAMP and value is not None and value.isdigit() and len(value) < 16:
             return int(value)
-    return int(record.timestamp)
+    return None
+
+
+def _timestamp(record: Any) -> int:
+    own = stamped(record.headers)
+    return int(record.timestamp) if own is None else own
 
 
 def _records(partition: Any, records: list[Any]) -> Records:

@@ -26,7 +26,7 @@ class ChunkKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record, or one event of it, that could not be used; kept as it came."""
+    """A record, or some events of it, that could not be used; kept as it came."""
 
     partition: str
     place: str
@@ -36,6 +36,7 @@ class DeadLetter:
     key: bytes | None = None
     headers: tuple[tuple[str, bytes], ...] = ()
     timestamp: int | None = None  # record timestamp, microseconds since the epoch
+    count: int = 1  # events that were refused; the payload may hold others, that were not
 
 
 @dataclass(slots=True)
