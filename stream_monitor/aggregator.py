@@ -16,13 +16,14 @@ import structlog
 
 from stream_monitor.alerts.judge import Judge
 from stream_monitor.closing import Awaited, Closing
-from stream_monitor.config.model import Config
+from stream_monitor.config.model import Config, KafkaStore
 from stream_monitor.errors import StoreError
 from stream_monitor.expose.snapshot import FiringAlert, ModelView
 from stream_monitor.intake import Kinds
 from stream_monitor.labels.beside import JoinReplica
 from stream_monitor.panes.partition import Partition, Shape
 from stream_monitor.panes.windows import Window
+from stream_monitor.sources.several import INSTANCE
 from stream_monitor.store.base import Checkpoint, PaneKey
 from stream_monitor.store.kafka.aggregator import AggregatorStore, Conclusions, Update
 from stream_monitor.store.kafka.progress import Progress
@@ -205,6 +206,9 @@ class Evaluation:
         self._label_partitions: dict[str, Partition] = {}
         self._joins: dict[str, JoinReplica] = {}
         self._touched: set[PaneKey] = set()
+        self._committed: dict[str, int] = {}
+        store = config.store
+        self._patience = store.instance_timeout if isinstance(store, KafkaStore) else 0
         self.complete = self.awaited = False
         self.closing = Closing(
             watched,
@@ -241,11 +245,19 @@ class Evaluation:
 
     @property
     def _ended(self) -> frozenset[str]:
+        """Read to their end; or files of an instance that has not been heard of for long."""
         every = self._partitions | self._label_partitions
-        return frozenset(name for name, partition in every.items() if partition.ended)
+        newest = max(self._committed.values(), default=0)
+        return frozenset(
+            name
+            for name, partition in every.items()
+            if partition.ended
+            or (INSTANCE in name and newest - self._committed[name] > self._patience)
+        )
 
     def take(self, update: Update) -> None:
         """What a worker has committed of a partition."""
+        self._committed[update.name] = update.committed
         if self._kinds.rows(update.name):
             join = self._joins.get(update.name)
             if join is None:

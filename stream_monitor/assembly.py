@@ -25,10 +25,10 @@ from stream_monitor.replica import Replica
 from stream_monitor.sources import files, follow, kafka, stdin
 from stream_monitor.sources.base import Source
 from stream_monitor.sources.kafka_options import client_options, connection_options
-from stream_monitor.sources.several import LABELS, Several
+from stream_monitor.sources.several import INSTANCE, LABELS, Several
 from stream_monitor.store import sqlite
 from stream_monitor.store.kafka.aggregator import AggregatorStore
-from stream_monitor.store.kafka.topics import Topics, prefix_of
+from stream_monitor.store.kafka.topics import Topics, connection_of, prefix_of
 from stream_monitor.store.kafka.transactions import Transactions
 from stream_monitor.store.kafka.worker import WorkerStore
 from stream_monitor.watch import Watched
@@ -104,9 +104,7 @@ def furnish(
     timed: Callable[[str], AbstractContextManager[None]],
 ) -> None:
     """Give a replica the parts that its role asks for."""
-    source = config.source if isinstance(config.source, KafkaSource) else None
-    servers = store.bootstrap_servers or (source.bootstrap_servers if source else "")
-    client = store.client if store.client is not None else (source.client if source else {})
+    servers, client = connection_of(config)
     options = {"bootstrap_servers": servers, **connection_options(client)}
     topics = Topics.of(config, store)
     prefix = prefix_of(config, store)
@@ -185,8 +183,8 @@ def _inputs(
     """All that a worker reads. Files are of this instance alone, and so are called."""
     sources: dict[str, Source] = {} if group is None else {"": group}
     if not isinstance(config.source, KafkaSource):
-        sources[f"{store.instance}!"] = _opened(config.source, config, place)
+        sources[f"{store.instance}{INSTANCE}"] = _opened(config.source, config, place)
     labels = None if config.labels is None else config.labels.source
     if isinstance(labels, FilesSource | FollowSource):
-        sources[f"{store.instance}!{LABELS}"] = _opened(labels, config, place)
+        sources[f"{store.instance}{INSTANCE}{LABELS}"] = _opened(labels, config, place)
     return Several(sources)

@@ -253,4 +253,4 @@ def describe(config: Config) -> str:
         return f"kafka topics {', '.join(source.topics)}"
     if isinstance(source, FilesSource | FollowSource):
         return f"{source.type} {source.path}"
-    return "standard input"
+    return "no source" if source is None else "standard input"

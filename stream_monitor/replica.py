@@ -25,7 +25,7 @@ class Replica:
     def __init__(self, config: Config, board: Board) -> None:
         self._config = config
         self._board = board
-        self._source_name = describe(config) if config.source is not None else "no source"
+        self._source_name = describe(config)
         self._shown = 0.0
         self._last = Snapshot(ServiceView(__version__, self._source_name, single_instance=False))
         self.worker: Worker | None = None

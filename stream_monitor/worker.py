@@ -121,6 +121,8 @@ class Worker:
 
     def _reassign(self, poll: Poll) -> None:
         self._joined |= bool(poll.assigned) or poll.joined
+        # what came of a partition before it is restored and sought is read again
+        poll.records = [r for r in poll.records if r.partition not in self._waiting]
         for name in poll.revoked:
             self._drop(name)
             self._store.forget(name)

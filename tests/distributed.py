@@ -134,7 +134,8 @@ class Distributed:
         folder = self.folder / f"replica-{self._serves}"
         folder.mkdir()
         config = self.config(**sections)
-        config["source"]["group_id"] = group or self.name
+        if group is not None:
+            config["source"]["group_id"] = group
         return Service(folder, config)
 
     def live(self, service: Service) -> Table:

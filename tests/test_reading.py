@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,9 @@ class _NotUtf8(str):
 
 
 def test_a_header_key_that_is_not_utf8_is_a_dead_letter_of_its_own(
-    kafka_broker: KafkaBroker | ExternalBroker, tmp_path: Path
+    kafka_broker: KafkaBroker | ExternalBroker,
 ) -> None:
-    name = f"headers-{tmp_path.name}"
+    name = f"headers-{time.time_ns()}"
     create_topic(kafka_broker, name, partitions=1)
     producer = KafkaProducer(bootstrap_servers=kafka_broker.bootstrap_servers, linger_ms=50)
     for i in range(5):
@@ -123,9 +124,9 @@ def test_a_header_key_that_is_not_utf8_is_a_dead_letter_of_its_own(
 
 
 def test_a_replayed_record_has_the_timestamp_of_the_first_time(
-    kafka_broker: KafkaBroker | ExternalBroker, tmp_path: Path
+    kafka_broker: KafkaBroker | ExternalBroker,
 ) -> None:
-    name = f"replayed-{tmp_path.name}"
+    name = f"replayed-{time.time_ns()}"
     create_topic(kafka_broker, name, partitions=1)
     producer = KafkaProducer(bootstrap_servers=kafka_broker.bootstrap_servers)
     for value in (b"12345", b"no number", b"9" * 400, b""):

@@ -386,6 +386,12 @@ class KafkaStore(Section):
         description="a name that this replica keeps over restarts, and no other has; needed where "
         "the source is not Kafka",
     )
+    instance_timeout: Duration = Field(
+        default=3600 * SECOND,
+        gt=0,
+        description="where the source is not Kafka: who has committed nothing for so long, by the "
+        "brokers' clock, holds up no window any more",
+    )
     path: Path = Field(
         default=Path("stream-monitor.db"),
         description="local copies of what lies in Kafka; lost, they are made anew",
@@ -426,6 +432,11 @@ class HttpConfig(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(default=9877, ge=0, le=65535, description="0: any free port")
+    web_config: Path | None = Field(
+        default=None,
+        description="file with TLS and passwords in the format of Prometheus' exporters; read at "
+        "start, see [operations.md](operations.md#tls-and-passwords)",
+    )
 
 
 class LimitsConfig(Section):

@@ -75,12 +75,12 @@ def origins(partition: int, offsets: IntArray, record: IntArray) -> Origins:
     starts = np.flatnonzero(np.append(True, record[1:] != record[:-1]))
     lengths = np.diff(np.append(starts, len(record)))
     place = np.arange(len(record)) - np.repeat(starts, lengths)
-    found: Origins = (
-        ((partition & (1 << _PARTITION_BITS) - 1) << _OFFSET_BITS + _PLACE_BITS)
-        | ((offsets[record] & (1 << _OFFSET_BITS) - 1) << _PLACE_BITS)
+    within: Origins = (
+        ((offsets[record] & (1 << _OFFSET_BITS) - 1) << _PLACE_BITS)
         | (place & (1 << _PLACE_BITS) - 1)
     ).astype(np.uint64)
-    return found
+    # its highest bit is that of the sign, so it is set where there is none
+    return within | np.uint64(partition % (1 << _PARTITION_BITS) << _OFFSET_BITS + _PLACE_BITS)
 
 
 def winners(rows: Rows, *, last: bool) -> IntArray:

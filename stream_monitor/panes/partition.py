@@ -6,6 +6,7 @@ resumes at the committed position arrives at the same state.
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -93,9 +94,11 @@ class Partition:
 
     @property
     def number(self) -> int:
-        """Of a Kafka partition its own; others come one by one, and have 0."""
+        """Of a Kafka partition its own; of an instance's files one made of their name; else 0."""
         number = self.name.rpartition(":")[2]
-        return int(number) if number.isdecimal() else 0
+        if number.isdecimal():
+            return int(number)
+        return zlib.crc32(self.name.encode()) if "!" in self.name else 0
 
     def tally(self, what: str, key: str, count: int = 1) -> None:
         """Add to a counter."""

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from stream_monitor.sources.base import Poll, Source
 
-LABELS = "labels!"  # no Kafka topic may be called so
+INSTANCE = "!"  # no Kafka topic may be called so: ends the name of the instance that reads a file
+LABELS = f"labels{INSTANCE}"
 
 
 class Several:

@@ -35,18 +35,21 @@ from stream_monitor.values import WindowResult
 _SERVICE, _OUTCOMES, _FOLLOWED, _CACHE = "service", "outcomes", "followed", "cache"
 _POLL_SECONDS = 0.1
 _ANSWER = 30_000
+_MICROSECONDS = 1_000  # a record timestamp's millisecond
 
 
 @dataclass(slots=True)
 class Update:
     """What a partition became with a commit; ``touched`` are the panes that it changed.
 
-    Panes whose change an earlier aggregator has taken account of are not among them.
+    Panes whose change an earlier aggregator has taken account of are not among them. ``committed``
+    is when, by the broker's clock, microseconds.
     """
 
     name: str
     state: PartitionState
     touched: set[PaneKey]
+    committed: int
 
 
 @dataclass(slots=True)
@@ -252,7 +255,9 @@ class AggregatorStore:
                 continue
             head = head_of(value)
             state = PartitionState(head.position, bytes(head.meta), self._chunks.pop(name, {}))
-            yield Update(name, state, self._touched.pop(name, set()))
+            yield Update(
+                name, state, self._touched.pop(name, set()), record.timestamp * _MICROSECONDS
+            )
 
     def partitions(self, topics: list[str]) -> frozenset[str]:
         """The names of all partitions of some topics."""

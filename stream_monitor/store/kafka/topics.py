@@ -175,6 +175,19 @@ def prefix_of(config: Config, store: KafkaStore) -> str:
     return config.source.group_id if isinstance(config.source, KafkaSource) else "stream-monitor"
 
 
+def connection_of(config: Config) -> tuple[str, dict[str, Any]]:
+    """The brokers that have the service's topics, and the client's options as they are written.
+
+    Those of the store or, where it names none, of a Kafka source.
+    """
+    source = config.source if isinstance(config.source, KafkaSource) else None
+    servers, client = (source.bootstrap_servers, source.client) if source else ("", {})
+    if isinstance(config.store, KafkaStore):
+        servers = config.store.bootstrap_servers or servers
+        client = config.store.client if config.store.client is not None else client
+    return servers, client
+
+
 def inputs_of(config: Config) -> tuple[list[str], list[str]]:
     """The topics of events and of labels."""
     labels = None if config.labels is None else config.labels.source

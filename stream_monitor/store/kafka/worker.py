@@ -16,6 +16,7 @@ import msgspec
 
 from stream_monitor.errors import StoreError
 from stream_monitor.sources.kafka_errors import errors
+from stream_monitor.sources.several import INSTANCE
 from stream_monitor.store.base import Checkpoint, ChunkKey, PaneKey, PartitionState
 from stream_monitor.store.kafka.letters import letter_record
 from stream_monitor.store.kafka.pieces import Pieces, cut
@@ -284,4 +285,4 @@ def chunk_of(rest: Sequence[Any]) -> ChunkKey:
 
 def _is_kafka(name: str) -> bool:
     """Whether a partition is one of a topic, and no file of an instance."""
-    return "!" not in name and name.rpartition(":")[2].isdecimal()
+    return INSTANCE not in name and name.rpartition(":")[2].isdecimal()
