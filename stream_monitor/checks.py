@@ -8,7 +8,8 @@ from pathlib import Path
 from stream_monitor.config.load import load_config
 from stream_monitor.config.model import Config, KafkaSource, KafkaStore
 from stream_monitor.detectors.checks import detector_problems
-from stream_monitor.errors import Problem
+from stream_monitor.errors import ConfigError, Problem
+from stream_monitor.expose.web_config import load_web_config
 from stream_monitor.methods import REGISTRY, gradient_boosting
 from stream_monitor.methods.outcomes.base import OUTCOMES
 from stream_monitor.schema import Kind
@@ -16,10 +17,14 @@ from stream_monitor.sources.kafka_options import client_problems
 from stream_monitor.values import QUALITY
 
 
-def read_config(path: Path) -> Config:
-    """The configuration, checked for everything but its references."""
+def read_config(path: Path, *, serves: bool = False) -> Config:
+    """The configuration, checked for everything but its references.
+
+    ``serves``: for a process that listens. What only reads the configuration, such as a backtest
+    on another machine, needs no certificates.
+    """
     checks = (method_problems, override_problems, client_option_problems, _detector_problems)
-    return load_config(path, checks)
+    return load_config(path, (*checks, web_problems) if serves else checks)
 
 
 def method_problems(config: Config) -> list[Problem]:
@@ -91,6 +96,15 @@ def client_option_problems(config: Config) -> list[Problem]:
         for section, client in clients.items()
         for key, value, remedy in client_problems(client)
     ]
+
+
+def web_problems(config: Config) -> list[Problem]:
+    """What is wrong with the file of TLS and passwords."""
+    try:
+        load_web_config(config.http.web_config)
+    except ConfigError as error:
+        return [Problem(f"http.web_config: {p.key}", p.value, p.remedy) for p in error.problems]
+    return []
 
 
 def _unknown(key: str, chosen: list[str], known: list[str]) -> list[Problem]:

@@ -28,7 +28,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = read_config(arguments.config)
+    config = read_config(arguments.config, serves=True)
     watched, windows = watch(config, str(arguments.config))
     table = Table(title="worst case")
     for heading in ("model", "slots a pane", "panes", "in memory", "on disk", "a commit"):

@@ -18,6 +18,7 @@ from stream_monitor.checks import read_config
 from stream_monitor.cli.common import Commands, command, config_option
 from stream_monitor.config.model import Config, KafkaStore
 from stream_monitor.expose.http import Board, Server
+from stream_monitor.expose.web_config import load_web_config
 from stream_monitor.monitor import Monitor, describe
 from stream_monitor.panes.windows import Window
 from stream_monitor.replica import Replica
@@ -40,7 +41,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = read_config(arguments.config)
+    config = read_config(arguments.config, serves=True)
     logs.configure(config.log)
     place = str(arguments.config)
     watched, windows = watch(config, place)
@@ -49,14 +50,15 @@ def _run(arguments: argparse.Namespace) -> int:
         copy = open_copy(config, stack)
         outcomes = _outcomes(config, watched, windows, place, copy)
         board = Board()
-        server = Server(board, copy, config.http.host, config.http.port, config.limits.max_series)
+        http, web = config.http, load_web_config(config.http.web_config)
+        server = Server(board, copy, http.host, http.port, config.limits.max_series, web=web)
         source = None if isinstance(config.store, KafkaStore) else open_source(config, place)
         stack.callback(server.stop)
-        port = server.start()
+        server.start()
         log.info(
             "running",
-            page=f"http://{config.http.host}:{port}/",
-            metrics=f"http://{config.http.host}:{port}/metrics",
+            page=f"{server.url}/",
+            metrics=f"{server.url}/metrics",
             source=describe(config),
             role=config.role,
             models=[f"{m.name} {m.version}".strip() for m in watched],

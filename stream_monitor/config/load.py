@@ -105,12 +105,17 @@ def _problem(section: str, error: ErrorDetails) -> Problem:
 
 def _model_problems(config: Config) -> list[Problem]:
     problems = []
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str, bool]] = set()
+    in_use = {(model.name, model.version) for model in config.models if not model.candidate}
     for i, model in enumerate(config.models):
-        if (model.name, model.version) in seen:
-            remedy = "each name and version may stand here once"
-            problems.append(Problem(f"models[{i}]", f"{model.name}/{model.version}", remedy))
-        seen.add((model.name, model.version))
+        shown = f"{model.name}/{model.version}"
+        if (model.name, model.version, model.candidate) in seen:
+            remedy = "each name and version may stand here once, and once as `candidate`"
+            problems.append(Problem(f"models[{i}]", shown, remedy))
+        seen.add((model.name, model.version, model.candidate))
+        if model.candidate and (model.name, model.version) not in in_use:
+            remedy = "there is no entry of this name and version without it: leave it out"
+            problems.append(Problem(f"models[{i}].candidate", True, remedy))
     return problems
 
 
@@ -197,8 +202,12 @@ def _anchored(config: Config, folder: Path) -> Config:
     if labels is not None:
         own = _anchored_source(labels.source, folder)
         labels = labels.model_copy(update={"source": own})
+    http = config.http
+    if http.web_config is not None:
+        http = http.model_copy(update={"web_config": folder / http.web_config})
     return config.model_copy(
         update={
+            "http": http,
             "source": _anchored_source(config.source, folder),
             "labels": labels,
             "models": [

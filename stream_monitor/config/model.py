@@ -48,6 +48,12 @@ class ModelConfig(Section):
         default="", description="as the events name it; empty: any version of the model"
     )
     reference: Path = Field(description="file written by `stream-monitor reference build`")
+    candidate: bool = Field(
+        default=False,
+        description="a new reference beside the one in use: the same events are measured against "
+        "it, too, under `<version>+candidate`, without alerts. To switch, leave only this entry, "
+        "without `candidate`: its windows go on",
+    )
 
 
 class MappingConfig(Section):

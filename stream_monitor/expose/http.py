@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
+import structlog
 import uvicorn
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
@@ -23,8 +26,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_monitor.errors import StreamMonitorError
 from stream_monitor.expose.api import HANDLERS, Api
+from stream_monitor.expose.basic_auth import BasicAuth
 from stream_monitor.expose.collector import SnapshotCollector, StepTimer
 from stream_monitor.expose.snapshot import Snapshot
+from stream_monitor.expose.web_config import OPEN, Web
 from stream_monitor.store.base import Store
 
 _PAGE = Path(__file__).parent / "page"
@@ -36,6 +41,8 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+
+log = structlog.get_logger()
 
 
 class Board:
@@ -49,12 +56,22 @@ class Board:
 
 
 class Server:
-    """Serves a board and a store. ``timer`` times the loop's steps."""
+    """Serves a board and a store. ``timer`` times the loop's steps, ``url`` is where it listens."""
 
-    def __init__(self, board: Board, store: Store, host: str, port: int, max_series: int) -> None:
+    def __init__(
+        self,
+        board: Board,
+        store: Store,
+        host: str,
+        port: int,
+        max_series: int,
+        *,
+        web: Web = OPEN,
+    ) -> None:
         self._board = board
         self._api = Api(lambda: board.current, store)
-        self._host, self._port = host, port
+        self._host, self._port, self._web = host, port, web
+        self.url = ""
         self._registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
@@ -82,20 +99,33 @@ class Server:
                 f"http.host, http.port: {self._host}:{self._port}: {error.strerror}; "
                 f"choose another, or stop what listens there"
             ) from None
+        address, port = listener.getsockname()[:2]
+        tls = self._web.tls
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        self.url = f"{'https' if tls else 'http'}://{host}:{port}"
+        if not (tls or self._web.users or ipaddress.ip_address(address).is_loopback):
+            log.warning(
+                "whoever reaches this address reads everything",
+                address=self.url,
+                remedy="http.web_config: TLS and passwords, see docs/operations.md; "
+                "or http.host: 127.0.0.1",
+            )
         config = uvicorn.Config(
             self._app(),
             log_config=None,
             access_log=False,
             lifespan="off",
+            ws="none",
             server_header=False,
             timeout_graceful_shutdown=_STOP_SECONDS,
+            ssl_context_factory=None if tls is None else (lambda *_: tls),
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
             target=self._server.run, args=([listener],), name="http", daemon=True
         )
         self._thread.start()
-        return int(listener.getsockname()[1])
+        return int(port)
 
     def stop(self) -> None:
         """Finish the requests under way, for three seconds at most, and stop."""
@@ -104,6 +134,10 @@ class Server:
             self._thread.join(_STOP_SECONDS + 2.0)
 
     def _app(self) -> Starlette:
+        middleware = [Middleware(_Headers, headers={**_HEADERS, **self._web.headers})]
+        if self._web.users:
+            middleware.append(Middleware(BasicAuth, users=self._web.users))
+        middleware.append(Middleware(GZipMiddleware, minimum_size=2_000))
         return Starlette(
             routes=[
                 Route("/", self._page, methods=["GET"]),
@@ -113,7 +147,7 @@ class Server:
                 *self._api.routes(),
                 Mount("/static", StaticFiles(directory=_PAGE)),
             ],
-            middleware=[Middleware(_Headers), Middleware(GZipMiddleware, minimum_size=2_000)],
+            middleware=middleware,
             exception_handlers=HANDLERS,
         )
 
@@ -145,13 +179,13 @@ class Server:
 class _Headers:
     """Puts the security headers on every answer."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, headers: Mapping[str, str]) -> None:
+        self._app, self._headers = app, headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_HEADERS)
+                MutableHeaders(scope=message).update(self._headers)
             await send(message)
 
         await self._app(scope, receive, send_with)

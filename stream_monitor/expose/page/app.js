@@ -252,7 +252,8 @@ async function refresh() {
   clearTimeout(next);
   const wanted = new URLSearchParams([...selection()].filter(([key]) => SELECTION.includes(key)));
   try {
-    const answer = await fetch(`/api/v1/status?${wanted}`, { signal: AbortSignal.timeout(5000) });
+    const url = `${location.origin}/api/v1/status?${wanted}`; // without a password of the address
+    const answer = await fetch(url, { signal: AbortSignal.timeout(5000) });
     if (mine !== asked) return; // the selection has changed meanwhile
     if (answer.status === 400 && wanted.size) return select(Object.fromEntries(SELECTION.map((key) => [key, ""])));
     if (!answer.ok) throw new Error(`${answer.status} ${await answer.text()}`);
