@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.client
-import json
+import re
 import ssl
 import subprocess
 import threading
@@ -510,11 +510,8 @@ class SecuredService(Service):
         write(folder, config | {"log": {"format": "json"}}, "monitor.yaml")
 
     def _announced(self) -> str | None:
-        for line in self.log().splitlines():
-            found = json.loads(line)
-            if found["event"] == "running":
-                return str(found["page"]).removesuffix("/")
-        return None
+        found = re.search(r'"page": ?"(https://[^"]+)/"', self.log())
+        return found[1] if found else None
 
 
 def test_prometheus_scrapes_the_service_over_tls_with_a_password(
