@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
-from stream_monitor.batch import Reject
+from stream_monitor.batch import Decoded, Reject
 from stream_monitor.config.model import Config, KafkaLabels
 from stream_monitor.decode.labels import LabelDecoder
 from stream_monitor.decode.native import NativeDecoder
@@ -58,7 +59,20 @@ class Intake:
         self._kinds = Kinds(config, joins)
         self._shapes = {key: shape for model in watched for key, shape in model.shapes.items()}
         limit = config.limits.max_record_size
-        self._events = NativeDecoder(config.mapping, [m.target for m in watched], limit)
+        # candidates see the events of the model whose place they want to take
+        self._in_use = [i for i, m in enumerate(watched) if not m.candidate]
+        self._events = NativeDecoder(
+            config.mapping, [watched[i].target for i in self._in_use], limit
+        )
+        self._candidates: dict[int, int] = {}
+        beside = [watched[i].target for i in self._in_use]
+        for i, model in enumerate(watched):
+            if model.candidate:
+                named = [(t.name, t.version) for t in beside]
+                place = named.index((model.target.name, model.target.version))
+                beside[place] = model.target
+                self._candidates[place] = i
+        self._beside = NativeDecoder(config.mapping, beside, limit) if self._candidates else None
         self._labels: LabelDecoder | None = None
         if outcomes is not None and config.labels is not None:
             kinds = {m.name: m.counter.continuous for m in outcomes.joined.values()}
@@ -114,7 +128,7 @@ class Intake:
                 rejects = self._pipeline.ingest_labels(partition, labels)
         else:
             with self._timed("decode"):
-                events = self._events.decode(records)
+                events = self._decoded(records)
             with self._timed("update"):
                 if self._labels is not None:
                     for batch in events.batches.values():
@@ -122,6 +136,15 @@ class Intake:
                 rejects = self._pipeline.ingest(partition, events)
         partition.position = records.position
         return rejects
+
+    def _decoded(self, records: Records) -> Decoded:
+        """Events by model, those of candidates once more."""
+        events = self._events.decode(records)
+        found = {self._in_use[place]: batch for place, batch in events.batches.items()}
+        if self._beside is not None:
+            again = self._beside.decode(records).batches
+            found |= {i: again[place] for place, i in self._candidates.items() if place in again}
+        return replace(events, batches=found)
 
     def _take_rows(self, join: Join, records: Records) -> list[Reject]:
         rejects = []

@@ -27,7 +27,7 @@ from stream_monitor.panes.partition import Pane
 from stream_monitor.panes.windows import ROWS, TIME, Window
 from stream_monitor.publish import Publisher
 from stream_monitor.store.base import PaneKey
-from stream_monitor.values import WindowResult
+from stream_monitor.values import WindowResult, unjudged
 from stream_monitor.watch_outcome import OutcomeModel, OutcomePart, outcome_windows
 
 _REVISED = 8  # windows that are published anew in a round; the others wait for the next
@@ -214,6 +214,8 @@ class Matured:
         values = part.judge.values(part.evaluator.outcome(outcome), outcome.labelled, closed=judged)
         if last and not part.input.label and window.clock == self._steps.clock:
             values += model.prequential.values(panes, judged=closed)
+        if part.input.candidate:
+            values = unjudged(values)
         state = self._states.get((part.key, window.name, i))
         by_time = window.clock == TIME
         ratio = window.length // self._publisher.step(window.name)

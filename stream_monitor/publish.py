@@ -19,7 +19,7 @@ from stream_monitor.panes.partition import Partition
 from stream_monitor.panes.windows import ROWS, TIME, Window
 from stream_monitor.schema import IntArray
 from stream_monitor.store.base import PaneKey
-from stream_monitor.values import Value, WindowResult
+from stream_monitor.values import Value, WindowResult, unjudged
 from stream_monitor.watch import Watched, WatchedPart
 
 _HISTORY = 60  # closed windows whose rows are remembered
@@ -238,6 +238,9 @@ class Publisher:
                 state.rows = {n: state.rows[n] for n in sorted(state.rows)[-_HISTORY:]}
             values = part.judge.values(measured, counted, closed=closed, history=history)
             values += unexplained(values, part.outputs)
+            values += self._detected(part, window, number, closed=closed)
+            if part.candidate:
+                values = unjudged(values)
             realized = part.evaluator.blocks.get("realized_performance")
             results.append(
                 WindowResult(
@@ -250,7 +253,7 @@ class Publisher:
                     window.end(number) if by_time else summed.last,
                     counted.rows,
                     closed,
-                    values + self._detected(part, window, number, closed=closed),
+                    values,
                     state.revisions.get(number, 0),
                     notes(
                         part.reference,
@@ -367,6 +370,11 @@ class Publisher:
             if key not in known:
                 place = _label(key), name
                 self._bases[place] = max(self._bases.get(place, 0), state.index(state.next))
+        in_use = {p.key for m in self._watched for p in m.parts if not m.candidate}
+        for (key, name), state in self._published.items():
+            # what was a candidate goes on after the windows of the reference before it
+            after = self._bases.get((_label(key), name), 0) if key in in_use else 0
+            state.base += max(0, after - state.index(state.next))
         self._floor = {(key, clock): f for key, clock, f in stored.floors if key in known}
         anew: dict[str, str] = {}
         for key, track in self.tracks.items():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from math import isnan, nan
 
@@ -81,6 +81,11 @@ class WindowResult:
     notes: Mapping[str, str] = field(default_factory=dict)
     maturity: str = ""
     label_share: float = nan
+
+
+def unjudged(values: Iterable[Value]) -> tuple[Value, ...]:
+    """The same values, with their thresholds, as if nobody had compared them."""
+    return tuple(replace(value, alert=None) for value in values)
 
 
 def note_of(value: Value) -> str:

@@ -39,7 +39,7 @@ class WatchedPart:
 
     ``key`` names its panes: it changes with the reference and with the panes' grain, so that
     counts of another layout are never mixed with these. ``model`` is the key of the whole, ``name``
-    and ``version`` are the model's.
+    and ``version`` are the model's as they are shown. What a ``candidate`` says is not judged.
     """
 
     key: str
@@ -50,6 +50,7 @@ class WatchedPart:
     reference: Part
     evaluator: Evaluator
     judge: Judge
+    candidate: bool = False
 
     @property
     def outputs(self) -> set[str]:
@@ -63,7 +64,8 @@ class Watched:
     """One model version under watch.
 
     ``parts`` are its whole traffic, then its segments; ``key`` is that of the whole. ``blocks``
-    are all that the reference has, ``learned`` what they were made of.
+    are all that the reference has, ``learned`` what they were made of. ``version`` is as it is
+    shown, ``target`` has it as events name it.
     """
 
     name: str
@@ -81,6 +83,10 @@ class Watched:
     @property
     def key(self) -> str:
         return self.parts[0].key
+
+    @property
+    def candidate(self) -> bool:
+        return self.parts[0].candidate
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -117,6 +123,9 @@ def watch(config: Config, place: str) -> tuple[list[Watched], tuple[Window, ...]
                 if config.labels is None or not of_labels(d)
             }
             problems += series_problems(own, model.name, measured, errors=one.errors.known)
+            if one.key in {other.key for other in watched[:-1]}:
+                remedy = "it is the very reference that is in use: build another"
+                problems.append(Problem(f"models[{i}].reference", str(model.reference), remedy))
         except ProfileError as error:
             problems.append(Problem(f"models[{i}].reference", str(model.reference), str(error)))
     memory = sum(b.memory for b in budgets(config, watched, windows))
@@ -187,7 +196,7 @@ def _watched(
     counter = Counter(profile.schema, profile.cells, profile.layout, scorers, here)
     return Watched(
         model.name,
-        model.version,
+        parts[0].version,
         profile,
         target_of(model.name, model.version, profile.schema, profile.cells),
         counter,
@@ -233,7 +242,7 @@ def _part(
         f"{model.name}/{model.version}{label}@{digest}",
         f"{model.name}/{model.version}@{digest}",
         model.name,
-        model.version,
+        f"{model.version}+candidate".lstrip("+") if model.candidate else model.version,
         part.label,
         part,
         evaluator,
@@ -245,6 +254,7 @@ def _part(
             segments=sum(len(one.values) for one in profile.segments),
             compat=config.compat is not None,
         ),
+        model.candidate,
     )
 
 

@@ -144,9 +144,12 @@ def watch_outcomes(
         digest = blake2b(identity, digest_size=8).hexdigest()
         keys = [f"{part.key}+{digest}" for part in model.parts]
         label = f"{model.name} {model.version}".strip()
-        name = [model.name, model.version, model.profile.fingerprint, str(counter.dtype.descr)]
+        version = model.target.version
+        name = [model.name, version, model.profile.fingerprint, str(counter.dtype.descr)]
         rows = blake2b(orjson.dumps(name), digest_size=16).hexdigest()
-        joined[i] = JoinedModel(model.name, label, rows, keys[0], tuple(keys), counter, grains)
+        joined[i] = JoinedModel(
+            model.name, label, rows, keys[0], tuple(keys), counter, grains, told=not model.candidate
+        )
         models.append(_model(config, model, counter, keys))
         problems += _series_problems(config, model, models[-1])
     if not joined and not problems:

@@ -61,6 +61,8 @@ def _output(text: str) -> Path:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = read_config(arguments.config)
+    in_use = [model for model in config.models if not model.candidate]
+    config = config.model_copy(update={"models": in_use})
     watched, windows = watch(config, str(arguments.config))
     paths = expand(arguments.events)
     with progress_bar() as progress:

@@ -61,7 +61,8 @@ class JoinedModel:
 
     ``label`` is for people, ``rows`` stands for the reference and everything else that its rows
     depend on, ``key`` for what its panes do, too; ``parts`` are the keys of the whole's and the
-    segments' panes, to which the delay class is added.
+    segments' panes, to which the delay class is added. What becomes of its rows is counted if it is
+    ``told``: where two references see the same events, that of one.
     """
 
     name: str
@@ -71,6 +72,7 @@ class JoinedModel:
     parts: tuple[str, ...]
     counter: OutcomeCounter
     grains: Mapping[str, int]
+    told: bool = True
 
     @property
     def ledger(self) -> str:
@@ -178,7 +180,7 @@ class Join:
         """Take predictions of a model; ``known`` are its blocks' addends of these very rows."""
         model = self._models[index]
         first = winners(rows, last=False)
-        self._tally(REPEATED, model.name, len(rows) - len(first))
+        self._tally(REPEATED, model.name, (len(rows) - len(first)) * model.told)
         ledger = self._predictions[index]
         at, stored = ledger.find(keys_of(rows[first]))
         fresh = np.ones(len(first), dtype=np.bool_)
@@ -186,7 +188,7 @@ class Join:
         # a key that is known: the same record again, a repetition, or one that comes before it
         again = rows[first[at]]
         same = (again["origin"] == stored["origin"]) & (again["time"] == stored["time"])
-        self._tally(REPEATED, model.name, int((~same).sum()))
+        self._tally(REPEATED, model.name, int((~same).sum()) * model.told)
         sooner = before(again, stored)
         new = np.concatenate([rows[first[fresh]], again[sooner]])
         counted = np.zeros(len(rows), dtype=np.bool_)
@@ -296,6 +298,8 @@ class Join:
     def _tell(self, index: int, rows: Rows, labels: Rows) -> None:
         """Count predictions that have a label for the first time."""
         name = self._models[index].name
+        if not self._models[index].told:
+            return
         _, delay = self._delays(rows, labels)
         self._tally(TOO_OLD, name, len(rows) - len(delay))
         self._tally(JOINED, name, len(delay))
@@ -330,7 +334,8 @@ class Join:
             # a correction could not take back a label that is gone
             self.forget(self._labels.floor + self._config.allowed_lateness)
         for index, ledger in self._predictions.items():
-            self._tally(EVICTED, self._models[index].name, ledger.evict(most))
+            model = self._models[index]
+            self._tally(EVICTED, model.name, ledger.evict(most) * model.told)
         prefix = self.partition.name
         manifests = {f"{prefix}/{n}": ledger.prepare() for n, ledger in self.ledgers.items()}
         floors = {n: ledger.floor for n, ledger in self.ledgers.items()}
