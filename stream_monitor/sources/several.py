@@ -27,7 +27,7 @@ class Several:
         busy = any(poll.records for _, poll in polls)
         prefix, first = next(iter(self._sources.items()))
         polls.insert(0, (prefix, first.poll(0.0 if busy else timeout_seconds)))
-        found = Poll(finished=True, joined=True)
+        found = Poll(finished=True, joined=any(poll.joined for _, poll in polls))
         for prefix, poll in polls:
             found.records += [replace(r, partition=prefix + r.partition) for r in poll.records]
             found.assigned += tuple(prefix + name for name in poll.assigned)
