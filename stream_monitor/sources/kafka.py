@@ -171,7 +171,7 @@ class KafkaSource:
                 else:
                     # revoked and assigned again meanwhile: its state must be restored anew
                     assigned.pop(partition, None)
-                    if partition in self._assigned:
+                    if partition in self._assigned or partition in self._held:
                         revoked[partition] = None
         for partition in revoked:
             self._assigned.discard(partition)
