@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from stream_monitor import __version__
-from stream_monitor.cli import backtest, check, demo, methods, rank, reference, run
+from stream_monitor.cli import backtest, check, demo, methods, rank, reference, replay, run
 from stream_monitor.errors import StreamMonitorError
 
 _EPILOG = """\
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (run, check, reference, backtest, rank, methods, demo):
+    for module in (run, check, reference, backtest, rank, replay, methods, demo):
         module.add_to(commands)
     return top
 

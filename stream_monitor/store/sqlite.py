@@ -65,7 +65,7 @@ class SqliteStore:
         self._readers: list[sqlite3.Connection] = []
         self._writing = threading.Lock()
         if path is not None:
-            self._lock = _locked(path)
+            self._lock = locked(path)
         self._writer = self._connect()
         try:
             with self._errors():
@@ -333,7 +333,8 @@ def _remedy(error: sqlite3.DatabaseError) -> str:
     return "check the disk and the file"
 
 
-def _locked(path: Path) -> IO[bytes]:
+def locked(path: Path) -> IO[bytes]:
+    """Keep other processes from using a state; closed, it is let go."""
     try:
         lock = path.with_name(path.name + ".lock").open("wb")
     except OSError as error:

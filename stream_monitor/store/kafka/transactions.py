@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import structlog
 from kafka import KafkaProducer, TopicPartition
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaError, KafkaTimeoutError, UnknownError
 from kafka.structs import OffsetAndMetadata
 
 from stream_monitor.errors import StoreError
@@ -117,7 +117,8 @@ class Transactions:
                 positions = {p: OffsetAndMetadata(o, "", -1) for p, o in offsets.items()}
                 manager = producer._transaction_manager
                 self._wait(manager.send_offsets_to_transaction(positions, membership), deadline)
-            producer.flush(timeout=max(0.0, deadline - time.monotonic()))
+            with suppress(UnknownError):  # of a batch that was too large and has been split
+                producer.flush(timeout=max(0.0, deadline - time.monotonic()))
             for future in sent:
                 future.get(timeout=max(0.001, deadline - time.monotonic()))
             self._wait(producer._transaction_manager.begin_commit(), deadline)
