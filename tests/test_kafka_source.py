@@ -8,7 +8,7 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaProducer, TopicPartition
 
 from stream_monitor.config import model
 from stream_monitor.errors import SourceError
@@ -176,3 +176,20 @@ def test_secrets_are_not_shown_in_problems() -> None:
     assert all(
         "hush" not in str(p) for p in client_problems({"group_id": "g", "ssl_password": "hush"})
     )
+
+
+def test_a_partition_that_was_told_and_not_begun_is_revoked_too() -> None:
+    source = KafkaSource(
+        model.KafkaSource(type="kafka", bootstrap_servers="127.0.0.1:1", topics=["t"])
+    )
+    told: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+    for happened in (
+        source._listener.on_partitions_assigned,
+        source._listener.on_partitions_revoked,
+    ):
+        happened([TopicPartition("t", 0)])
+        poll = Poll()
+        source._tell(poll)
+        told.append((poll.assigned, poll.revoked))
+    # else who could not restore it yet would go on trying
+    assert told == [(("t:0",), ()), ((), ("t:0",))]
