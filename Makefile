@@ -8,6 +8,7 @@ DURATION ?=
 SEED ?= 1
 SCENARIO ?= drift
 TESTS ?= tests
+JOBS ?= 2
 
 .PHONY: help demo test lint lock dashboards clean
 .DEFAULT_GOAL := help
@@ -27,7 +28,7 @@ demo: $(STAMP) ## a model's traffic with drift setting in: DURATION=60 SEED=1 SC
 test: $(STAMP) ## all tests and checks; names the system packages that are missing
 	@$(BIN)/python tests/needs.py
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest $(TESTS)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(TESTS)
 
 lint: $(STAMP) ## style and types only
 	$(BIN)/ruff check .

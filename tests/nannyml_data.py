@@ -158,7 +158,8 @@ def unpacked() -> Path:
                     table = _table(wheel, f"nannyml/datasets/data/{member}.csv")
                     path = dataset.path(folder, part)
                     pyarrow.parquet.write_table(table, path, compression="zstd")
-        folder.rename(CACHE)
+        if not CACHE.is_dir():  # else another process was faster
+            folder.rename(CACHE)
     return CACHE
 
 
