@@ -86,9 +86,10 @@ class Closing:
         return self._least(_marks(self._partitions, set(at_end)), self.awaited.events)
 
     def slowest(self, at_end: Iterable[str]) -> int | None:
-        """How far the slowest of all partitions with unread records is; None where none has."""
-        behind = [mark.progress for mark in self.marks(at_end).values() if not mark.ended]
-        return min((p for p in behind if p is not None), default=None)
+        """How far the slowest of all partitions with unread records is, else the furthest."""
+        marks = [mark for mark in self.marks(at_end).values() if mark.progress is not None]
+        behind = [mark.progress or 0 for mark in marks if not mark.ended]
+        return min(behind, default=max((mark.progress or 0 for mark in marks), default=None))
 
     def marks(self, at_end: Iterable[str]) -> Marks:
         """How far every partition has been read."""

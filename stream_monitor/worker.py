@@ -67,6 +67,7 @@ class Worker:
         self._interval = config.store.commit_interval / 1e6
         self._told: Marks = {}
         self._at_end: frozenset[str] = frozenset()
+        self._first: int | None = None  # how far the slowest was when reading began
         self._waiting: dict[str, None] = {}  # partitions that are ours and not restored yet
         # the files of ledgers as they were committed, and the position that they belong to
         self._manifests: dict[str, tuple[str | None, dict[str, bytes]]] = {}
@@ -197,7 +198,12 @@ class Worker:
             self._dirty = True
         if pipeline.matured is not None and progress.past is not None:
             self._dirty |= pipeline.matured.follow(progress.past, progress.outcome_floors)
-        self._reading.hold_back(progress.slowest, self._max_ahead)
+        if self._first is None:
+            held = pipeline.partitions | pipeline.label_partitions
+            self._first = min((p.progress for p in held.values() if p.progress), default=None)
+        # nobody ends the life of panes until an aggregator is there
+        slowest = self._first if progress.slowest is None else progress.slowest
+        self._reading.hold_back(slowest, self._max_ahead)
 
     # --- committing -----------------------------------------------------------------------------
 

@@ -123,6 +123,29 @@ def test_killed_replicas_and_brokers_conclude_what_one_in_peace_does(tmp_path: P
     assert "equal those of one undisturbed replica" in told
 
 
+def test_without_an_aggregator_workers_stop_before_they_hold_too_much(
+    world: Distributed, expected: Table
+) -> None:
+    group = f"group-{time.time_ns()}"
+    source = world.config()["source"]
+    # fetches are not cut, so small ones
+    source["client"] |= {"max_partition_fetch_bytes": 50_000}
+    sections = {"source": source, "time": {"max_ahead": "1h"}}
+    worker = world.replica(group=group, role="worker", **sections)
+    aggregator = world.replica(group=group, role="aggregator", **sections)
+    with worker:
+        # nobody ends the life of panes, so none may be opened that are far ahead
+        worker.wait_for("it to hold back", lambda: worker.metric("stream_monitor_lag_records") > 0)
+        before = -1.0
+        while (left := worker.metric("stream_monitor_lag_records")) != before:
+            before = left
+            time.sleep(2)
+        assert left > 0
+        with aggregator:
+            conclude(world, [aggregator], expected)
+            assert worker.metric("stream_monitor_lag_records") == 0
+
+
 def test_a_worker_alone_says_that_it_does_not_evaluate(world: Distributed) -> None:
     service: Any = world.replica(group=f"group-{time.time_ns()}", role="worker")
     with service:

@@ -13,7 +13,8 @@ class Progress(msgspec.Struct, frozen=True):
     Attributes
     ----------
     slowest
-        How far that partition is of all replicas' which has unread records and is furthest behind.
+        How far that partition is of all replicas' which has unread records and is furthest behind;
+        where none has any, the furthest.
     floors, outcome_floors
         The first pane that is still needed, by model part and clock.
     past
