@@ -34,7 +34,7 @@ from stream_monitor.sources.base import Poll, Source
 from stream_monitor.store.base import Checkpoint, Store
 from stream_monitor.values import WindowResult
 from stream_monitor.view import Views, counted, log_alerts, state_bytes
-from stream_monitor.watch import Watched, max_ahead
+from stream_monitor.watch import Watched
 from stream_monitor.watch_outcome import Outcomes
 
 _POLL_SECONDS = 0.2
@@ -87,7 +87,6 @@ class Monitor:
             maturities += outcomes.delays
         self._judges = judges
         self._views = Views(watched, windows, config.windows, maturities[1:])
-        self._max_ahead = max_ahead(config)
         self._results: list[WindowResult] = []
         self._ready = self._dirty = self._stuck = False
         self._committed = self._shown = 0.0
@@ -138,7 +137,7 @@ class Monitor:
             # what is read now could not be kept: wait until it can
             reading.source.pause(frozenset(self._intake.partitions))
         else:
-            reading.hold_back(None, self._max_ahead)
+            reading.hold_back(None)
         now = time.monotonic()
         interval = self._config.store.commit_interval / 1e6
         if self._dirty and now - self._committed >= interval:

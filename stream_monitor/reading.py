@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 
+import numpy as np
 import structlog
 
 from stream_monitor.batch import Reject
@@ -15,6 +16,7 @@ from stream_monitor.panes.partition import Partition
 from stream_monitor.pipeline import ACCEPTED, REJECTED, Pipeline
 from stream_monitor.sources.base import Poll, Records, Source
 from stream_monitor.store.base import DeadLetter
+from stream_monitor.watch import max_ahead
 
 RECORDS, BYTES = "records", "bytes"
 _LOGGED = 10  # rejects of a run of records that are logged one by one
@@ -47,6 +49,7 @@ class Reading:
         self._pipeline = pipeline
         self._timed = timed
         self._most = config.limits.max_rejected
+        self._max_ahead = max_ahead(config)
         # of the last records: all, those with a reject; and of their events
         self._records = self._spoilt = self._events = self._rejected = 0
         self.dead_letters: list[DeadLetter] = []
@@ -80,7 +83,24 @@ class Reading:
         """
         for records in poll.records:
             if records.partition in self.intake.partitions:
-                self._take(records)
+                self._take(self._near(records))
+
+    def _near(self, records: Records) -> Records:
+        """Those of a run that do not lie far ahead of its first; the others are read again.
+
+        A fetch of a sparse topic spans months, and each hour of them would open panes.
+        """
+        if records.timestamps is None or not len(records):
+            return records
+        before = self.intake.partitions[records.partition].progress
+        limit = max(int(records.timestamps[0]), before or 0) + self._max_ahead
+        far = np.flatnonzero(records.timestamps > limit)
+        if not len(far):
+            return records
+        near = records.head(int(far[0]))
+        self.source.seek(records.partition, near.position)
+        self.at_end -= {records.partition}
+        return near
 
     def _take(self, records: Records) -> None:
         partition = self.intake.partitions[records.partition]
@@ -126,7 +146,7 @@ class Reading:
                 "and the topic? What was not committed is read again after the next start"
             )
 
-    def hold_back(self, slowest: int | None, most: int) -> None:
+    def hold_back(self, slowest: int | None) -> None:
         """Pause partitions that run ahead of the slowest, so that few panes are open at once.
 
         ``slowest`` is how far that one is; None where nobody knows: then of ours.
@@ -138,7 +158,7 @@ class Reading:
         if slowest is None and len(known) < len(progress):
             ahead = frozenset(n for n, p in progress.items() if p is not None)
         else:
-            limit = (min(known, default=0) if slowest is None else slowest) + most
+            limit = (min(known, default=0) if slowest is None else slowest) + self._max_ahead
             ahead = frozenset(n for n, p in progress.items() if p is not None and p > limit)
         self.source.pause(ahead)
 

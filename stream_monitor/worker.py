@@ -23,7 +23,7 @@ from stream_monitor.reading import Reading
 from stream_monitor.sources.base import Poll, Source
 from stream_monitor.store.base import Checkpoint, PartitionState
 from stream_monitor.store.kafka.worker import StateMissingError, WorkerStore
-from stream_monitor.watch import Watched, max_ahead
+from stream_monitor.watch import Watched
 from stream_monitor.watch_outcome import Outcomes
 
 _PREPARED = 1_000  # records of rows between two times that ledgers are written
@@ -63,7 +63,6 @@ class Worker:
         self._pipeline = Pipeline(watched, windows, config, outcomes, self._send)
         self._intake = Intake(config, watched, self._pipeline, outcomes, joins=joins, timed=timed)
         self._reading = Reading(config, source, self._intake, self._pipeline, timed)
-        self._max_ahead = max_ahead(config)
         self._interval = config.store.commit_interval / 1e6
         self._told: Marks = {}
         self._at_end: frozenset[str] = frozenset()
@@ -203,7 +202,7 @@ class Worker:
             self._first = min((p.progress for p in held.values() if p.progress), default=None)
         # nobody ends the life of panes until an aggregator is there
         slowest = self._first if progress.slowest is None else progress.slowest
-        self._reading.hold_back(slowest, self._max_ahead)
+        self._reading.hold_back(slowest)
 
     # --- committing -----------------------------------------------------------------------------
 

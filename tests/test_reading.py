@@ -14,6 +14,7 @@ import yaml
 from kafka import KafkaProducer
 
 from stream_monitor.config import model
+from stream_monitor.reference.profile import load
 from stream_monitor.sources.kafka import TIMESTAMP, KafkaSource
 from stream_monitor.store.sqlite import SqliteStore
 from tests import worlds
@@ -149,3 +150,34 @@ def test_a_replayed_record_has_the_timestamp_of_the_first_time(
     source.close()
     # what is no number of milliseconds counts for nothing
     assert found == [12_345_000, 1_000_000, 1_000_000, 1_000_000]
+
+
+def test_a_fetch_that_spans_months_opens_few_panes(
+    kafka_broker: KafkaBroker | ExternalBroker, folder: Path
+) -> None:
+    name = f"sparse-{time.time_ns()}"
+    create_topic(kafka_broker, name, partitions=1)
+    producer = KafkaProducer(bootstrap_servers=kafka_broker.bootstrap_servers, linger_ms=50)
+    hours = 500
+    for i, line in enumerate(worlds.events(hours, 5, seconds=3_600.0)):
+        producer.send(name, line, timestamp_ms=(worlds.START + i * 3_600) * 1_000)
+    producer.flush()
+    producer.close()
+    source = {
+        "type": "kafka",
+        "bootstrap_servers": kafka_broker.bootstrap_servers,
+        "topics": [name],
+        "group_id": name,
+    }
+    most = 0.0
+    with Service(folder, worlds.raw_config(source=source)) as service:
+
+        def done() -> bool:
+            nonlocal most
+            most = max(most, service.metric("stream_monitor_state_bytes"))
+            return service.accepted() == hours
+
+        service.wait_for("all events", done)
+        assert service.stop() == 0
+    # a window of an hour and those that are open around it, not one for each hour of the fetch
+    assert most <= 6 * load(folder / "loans.ref").layout.size * 8

@@ -75,6 +75,19 @@ class Records:
     def __len__(self) -> int:
         return len(self.payloads)
 
+    def head(self, number: int) -> Records:
+        """The first of these, where offsets are positions."""
+        return Records(
+            self.partition,
+            self.payloads[:number],
+            self.places[:number],
+            str(self.offsets[number]),
+            None if self.timestamps is None else self.timestamps[:number],
+            self.offsets[:number],
+            self.keys[:number],
+            self.headers[:number],
+        )
+
 
 @dataclass(slots=True)
 class Poll:
