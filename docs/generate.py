@@ -84,7 +84,7 @@ def _type(field: FieldInfo) -> str:
     if options and all(isinstance(o, str) for o in options):
         return ", ".join(f"`{o}`" for o in options)
     text = str(getattr(kind, "__name__", kind) if not options else kind)
-    if "masked" in text or (text.startswith("dict") and any("masked" in repr(m) for m in field.metadata)):
+    if any("masked" in repr(part) for part in (kind, *field.metadata)):
         return "mapping"
     for long, short in (("pathlib.Path", "path"), ("typing.", ""), ("| None", "")):
         text = text.replace(long, short)
