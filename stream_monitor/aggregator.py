@@ -123,6 +123,8 @@ class Aggregator:
             evaluation.complete = self._store.caught_up()
             return
         self._await(evaluation)
+        if not evaluation.awaited:
+            return
         with self._timed("evaluate"):
             closed = evaluation.close()
         self._results += closed
@@ -130,12 +132,14 @@ class Aggregator:
             self.commit()
 
     def _await(self, evaluation: Evaluation) -> None:
-        """Look for partitions that have been added."""
+        """Look for partitions that have been added; what is no more is awaited no less."""
         if evaluation.awaited and time.monotonic() - self._awaited < _AWAITED_SECONDS:
             return
         self._awaited = time.monotonic()
-        evaluation.awaited = True
-        evaluation.closing.awaited = Awaited(*map(self._store.partitions, self._topics))
+        found = [self._store.partitions(topics) for topics in self._topics]
+        if all(there or not topics for there, topics in zip(found, self._topics, strict=True)):
+            evaluation.awaited = True
+            evaluation.closing.awaited = Awaited(*found)
 
     def commit(self) -> None:
         """Write what was concluded since the last time.
