@@ -17,6 +17,7 @@ import structlog
 from kafka import KafkaConsumer
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import (
+    CommitFailedError,
     InvalidRecordError,
     InvalidTimestampError,
     KafkaError,
@@ -26,7 +27,7 @@ from kafka.errors import (
 
 from stream_monitor.decode.base import split
 from stream_monitor.errors import StoreError
-from stream_monitor.sources.kafka import polled
+from stream_monitor.sources.kafka import polled, settled
 from stream_monitor.sources.kafka_client import connected
 from stream_monitor.store.base import DeadLetter
 from stream_monitor.store.kafka.letters import letter_of, replayed, replays_of
@@ -52,6 +53,7 @@ _REFUSALS = (
 )
 _ANSWER = 30_000  # milliseconds that a question to the brokers may take
 _JOIN = 60.0  # seconds until the group has to have us: longer than it waits for a killed member
+_TRIES = 5
 _STALL = 60.0  # seconds without a record
 _BATCH = 2**20  # bytes of a transaction, about
 _BEFORE = b" \t\r\n"
@@ -182,10 +184,7 @@ class TopicLetters:
         while reader is not None and reader.behind({0: self._end}):
             records = reader.poll(0.2)
             if self._transactions is not None:
-                with _asked(f"group {self._group}"):
-                    self._keep()
-                if not self._owned():
-                    raise StoreError(f"group {self._group} has gone on without us: run it again")
+                self._settle()
             if records:
                 heard = time.monotonic()
             elif time.monotonic() - heard > _STALL:
@@ -197,9 +196,26 @@ class TopicLetters:
     def write(self, chosen: Sequence[tuple[int, Outgoing]], last: int) -> None:
         if self._transactions is None:
             return
-        membership = self._consumer.group_metadata()
-        offsets = {self._place: last + 1}
-        self._transactions.run([record for _, record in chosen], offsets, membership)
+        records, offsets = [record for _, record in chosen], {self._place: last + 1}
+        for left in reversed(range(_TRIES)):
+            self._settle()
+            try:
+                self._transactions.run(records, offsets, self._consumer.group_metadata())
+                return
+            except StoreError as error:
+                # the group was just about to rebalance: nothing of it counts
+                if not left or not isinstance(error.__cause__, CommitFailedError):
+                    raise
+
+    def _settle(self) -> None:
+        """Wait until no rebalance is under way, for it would refuse a commit."""
+        deadline = time.monotonic() + _JOIN
+        with _asked(f"group {self._group}"):
+            self._keep()
+            while not settled(self._consumer) and time.monotonic() < deadline:
+                self._keep(0.1)
+        if not self._owned():
+            raise StoreError(f"group {self._group} has gone on without us: run it again")
 
     def close(self) -> None:
         self._consumer.close(timeout_ms=1_000)
