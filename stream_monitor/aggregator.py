@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 import structlog
@@ -240,8 +240,8 @@ class Evaluation:
             if key in told.caches:
                 judge.limits.load(told.caches[key])
         self._cached = {key: judge.limits.size for key, judge in self.judges.items()}
-        for start in range(0, len(told.results), _RESULTS):
-            copy.commit(Checkpoint(results=told.results[start : start + _RESULTS]))
+        while some := list(islice(told.results, _RESULTS)):
+            copy.commit(Checkpoint(results=some))
         self._views = Views(watched, windows, config.windows, maturities[1:])
         for part, window, maturity in product(parts, windows, maturities):
             names = part.name, part.version, part.label, window.name

@@ -54,12 +54,12 @@ class Update:
 
 @dataclass(slots=True)
 class Conclusions:
-    """What was published before."""
+    """What was published before; the results are read as they are asked for."""
 
     service: bytes | None = None
     outcomes: bytes | None = None
     caches: dict[str, bytes] = field(default_factory=dict)
-    results: list[WindowResult] = field(default_factory=list)
+    results: Iterator[WindowResult] = field(default_factory=lambda: iter(()))
 
 
 class _Owner(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -203,8 +203,10 @@ class AggregatorStore:
                 case _:
                     pass
             self._written[key] = value
-        for _, value in self._whole(self._topics.results.name):
-            found.results.append(msgspec.msgpack.decode(value, type=WindowResult))
+        found.results = (
+            msgspec.msgpack.decode(value, type=WindowResult)
+            for _, value in self._whole(self._topics.results.name)
+        )
         places = list(range(self._count))
         self._until = self._ended().of(self._topics.state.name, places)
         self._state = Reader(self._options, self._topics.state.name, places)
