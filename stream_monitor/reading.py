@@ -18,7 +18,7 @@ from stream_monitor.sources.base import Poll, Records, Source
 from stream_monitor.store.base import DeadLetter
 from stream_monitor.watch import max_ahead
 
-RECORDS, BYTES = "records", "bytes"
+RECORDS, BYTES, LOST = "records", "bytes", "lost"
 _LOGGED = 10  # rejects of a run of records that are logged one by one
 _LAST = 10_000  # records that the share of rejected ones is of
 
@@ -81,6 +81,9 @@ class Reading:
         SourceError
             Nearly nothing of it could be used.
         """
+        for name, number in poll.lost.items():
+            if name in self.intake.partitions:
+                self.intake.partitions[name].tally(LOST, name, number)
         for records in poll.records:
             if records.partition in self.intake.partitions:
                 self._take(self._near(records))
@@ -90,10 +93,10 @@ class Reading:
 
         A fetch of a sparse topic spans months, and each hour of them would open panes.
         """
-        if records.timestamps is None or not len(records):
-            return records
-        before = self.intake.partitions[records.partition].progress
-        limit = max(int(records.timestamps[0]), before or 0) + self._max_ahead
+        partition = self._pipeline.partitions.get(records.partition)
+        if partition is None or records.timestamps is None or not len(records):
+            return records  # labels open no panes
+        limit = max(int(records.timestamps[0]), partition.progress or 0) + self._max_ahead
         far = np.flatnonzero(records.timestamps > limit)
         if not len(far):
             return records

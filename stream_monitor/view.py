@@ -19,7 +19,7 @@ from stream_monitor.panes.partition import Partition
 from stream_monitor.panes.windows import Window
 from stream_monitor.pipeline import ACCEPTED, EXPIRED, LATE, REJECTED
 from stream_monitor.publish import Publisher
-from stream_monitor.reading import BYTES, RECORDS
+from stream_monitor.reading import BYTES, LOST, RECORDS
 from stream_monitor.values import Value, WindowResult, note_of
 from stream_monitor.watch import Watched, WatchedPart
 
@@ -131,6 +131,7 @@ def counted(closing: Closing, at_end: Iterable[str], watched: Sequence[Watched])
         "watermark": closing.watermark(at_end) or 0,
         "records": tally(RECORDS),
         "bytes": tally(BYTES),
+        "lost": tally(LOST),
         "accepted": by_model(ACCEPTED),
         "late": by_model(LATE),
         "expired": by_model(EXPIRED),

@@ -109,6 +109,7 @@ class Worker:
         return bool(poll.records)
 
     def _take(self, poll: Poll) -> None:
+        self._reading.take(Poll(lost=poll.lost))
         for records in poll.records:
             self._sender = records.partition
             self._reading.take(Poll(records=[records]))

@@ -39,6 +39,7 @@ PARTITIONS = 4
 A_RECORD = 25  # events
 _HOURS = 10.0  # that the world's time spans, before it is put into real time
 _QUIET = 240.0  # seconds that the replicas have at the end
+_ENDS = None, "8h"  # what needs no labels, and the greatest maturity
 Rows = dict[tuple[Any, ...], dict[str, Any]]
 Tell = Callable[[int, str], None]  # takes the rounds that are over, and what is being done
 
@@ -156,7 +157,7 @@ class Chaos:
             labels={
                 "source": {"type": "kafka", "topics": [f"{self.name}-labels"]},
                 "mapping": {"arrival": "label_time"},
-                "maturities": ["1m", "6m", "8h"],
+                "maturities": ["1m", "6m", _ENDS[1]],
                 "allowed_lateness": "1h",
                 "join_partitions": 3,
             },
@@ -320,8 +321,13 @@ def compare(found: Rows, expected: Rows) -> str:
     return "\n".join(lines)
 
 
-def settle(service: Any, events: int, seconds: float = _QUIET) -> tuple[Service, Rows]:
-    """Wait until a service has counted all and concludes nothing more."""
+def settle(
+    service: Any, events: int, *, mature: bool = False, seconds: float = _QUIET
+) -> tuple[Service, Rows]:
+    """Wait until a service has counted all and concludes nothing more.
+
+    ``mature`` asks for all windows at the greatest maturity, too.
+    """
     deadline = time.monotonic() + seconds
     before: Rows = {}
     while time.monotonic() < deadline:
@@ -333,7 +339,9 @@ def settle(service: Any, events: int, seconds: float = _QUIET) -> tuple[Service,
             rows = concluded(found)
         except OSError:
             continue
-        if rows and rows == before:
+        windows = {maturity: {k[:3] for k in rows if k[3] == maturity} for maturity in _ENDS}
+        late = mature and windows[_ENDS[0]] - windows[_ENDS[1]]
+        if rows and rows == before and not late:
             return found, rows
         before = rows
     counted = found.accepted() if found is not None else "?"
@@ -371,13 +379,13 @@ def run(plan: Plan, folder: Path, tell: Tell = lambda _number, _what: None) -> s
         traffic.close_all()
         tell(plan.rounds, "the last windows")
         time.sleep(15)
-        _, found = settle(chaos.active, traffic.sent)
+        _, found = settle(chaos.active, traffic.sent, mature=True)
         chaos.stop()
         tell(plan.rounds, "the undisturbed replica")
         alone = chaos.replica("all", f"{chaos.name}-alone")
         chaos.workers.append(alone)
         time.sleep(20)
-        _, expected = settle(lambda: alone if alone.ask() else None, traffic.sent)
+        _, expected = settle(lambda: alone if alone.ask() else None, traffic.sent, mature=True)
         if difference := compare(found, expected):
             raise AssertionError(difference)
         log = logged(cluster.bootstrap_servers, f"{chaos.name}-results")

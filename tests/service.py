@@ -67,6 +67,17 @@ class Service:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """How it ended; None while it runs."""
+        assert self._process is not None
+        return self._process.poll()
+
     def ask(self) -> bool:
         """Whether the service answers by now; see :meth:`launch`."""
         self.url = self.url or self._announced() or ""

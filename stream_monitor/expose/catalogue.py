@@ -78,6 +78,8 @@ CATALOGUE: dict[str, Metric] = {
         Metric("assigned_partitions", "gauge", (), "Partitions that this process reads."),
         Metric("records_consumed_total", "counter", ("partition",), "Records read."),
         Metric("consumed_bytes_total", "counter", ("partition",), "Payload bytes read."),
+        Metric("records_lost_total", "counter", ("partition",),
+               "Records that were deleted from their topic before they were read."),
         Metric("lag_records", "gauge", ("partition",),
                "Records not read yet, where the source knows."),
         Metric("events_total", "counter", _MODEL, "Events counted into windows."),

@@ -243,6 +243,7 @@ def _counts(page: _Page, service: ServiceView) -> None:
     for name, table in (
         ("records_consumed_total", service.records),
         ("consumed_bytes_total", service.bytes),
+        ("records_lost_total", service.lost),
         ("events_rejected_total", service.rejected),
     ):
         for label, count in table.items():

@@ -97,7 +97,8 @@ class Poll:
     ones send nothing more, and what they sent since the last commit belongs to their next owner.
     ``at_end`` are the partitions known to be read to their end at this moment. ``finished`` says
     that no record will ever come again (a finite input). ``joined`` says that what is assigned is
-    all that there is for us, be it nothing.
+    all that there is for us, be it nothing. ``lost`` are the records of a partition that were
+    deleted before they were read.
     """
 
     records: list[Records] = field(default_factory=list)
@@ -107,6 +108,7 @@ class Poll:
     lag: Mapping[str, int] = field(default_factory=dict)
     finished: bool = False
     joined: bool = False
+    lost: Mapping[str, int] = field(default_factory=dict)
 
 
 class Source(Protocol):

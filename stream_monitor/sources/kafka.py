@@ -87,6 +87,7 @@ class KafkaSource:
         # of partitions that are ours: their ends when reading began, and where it began first
         self._ends: dict[Any, int] = {}
         self._starts: dict[Any, int] = {}
+        self._lost: dict[str, int] = {}  # since the last poll
         self._subscribed = False
 
     def poll(self, timeout_seconds: float) -> Poll:
@@ -111,6 +112,7 @@ class KafkaSource:
             elif partition in self._assigned:
                 poll.records.append(_records(partition, records))
         self._progress(consumer, poll)
+        poll.lost, self._lost = self._lost, {}
         poll.joined = self._subscribed and consumer.group_metadata().generation_id >= 0
         return poll
 
@@ -228,6 +230,7 @@ class KafkaSource:
                 partition=_name(which),
                 lost_records=first - position,
             )
+            self._lost[_name(which)] = first - position
         else:
             log.error(
                 "the topic is shorter than what was read of it: was it made anew?",

@@ -28,6 +28,7 @@ from kafka.net.selector import NetworkSelector
 
 from stream_monitor.errors import SourceError
 
+_FIRST_ANSWER = 5_000  # milliseconds
 _KEPT = 20  # reasons, of the connections that failed last
 _REFUSALS = (SaslAuthenticationFailedError, UnsupportedSaslMechanismError, IllegalSaslStateError)
 # what the reason of a failure looks like, what is wrong then, and what to do
@@ -89,6 +90,8 @@ def connected(kind: Callable[..., Any], **options: Any) -> Any:
         No broker was reached: none is there, or it is spoken to in the wrong way. It may be mended
         where the brokers are, as a certificate that is renewed is, so it is worth trying again.
     """
+    # a loop that waits longer is taken for stuck; it is tried again anyway
+    options = {"bootstrap_timeout_ms": _FIRST_ANSWER} | options
     _check_certificates(options)
     clients: list[_Client] = []
     succeeded = False

@@ -35,6 +35,7 @@ class Several:
             found.at_end |= {prefix + name for name in poll.at_end}
             found.lag = {**found.lag, **{prefix + name: n for name, n in poll.lag.items()}}
             found.finished &= poll.finished
+            found.lost = {**found.lost, **{prefix + name: n for name, n in poll.lost.items()}}
         return found
 
     def seek(self, partition: str, position: str | None) -> str | None:

@@ -15,6 +15,7 @@ _OPTIONS = {
     "enable_auto_commit": False,
     "auto_offset_reset": "earliest",
     "max_poll_records": 10_000_000,
+    "metadata_max_age_ms": 10_000,  # partitions that are added are awaited soon
     "fetch_max_bytes": 16 * 2**20,
     "max_partition_fetch_bytes": 4 * 2**20,
 }
