@@ -233,11 +233,11 @@ class LabelsConfig(Section):
         default=10_000_000,
         gt=0,
         description="the oldest stored predictions of a model beyond it are evicted and counted; "
-        "with labels from Kafka, of each partition of the join",
+        "with a Kafka store, of each partition of the join",
     )
     join_topic: str | None = Field(
         default=None,
-        description="with labels from Kafka: the topic by which predictions and labels of one id "
+        description="with a Kafka store: the topic by which predictions and labels of one id "
         "meet, made where it is missing; default: `<group_id>-joins`",
     )
     join_partitions: int = Field(default=4, gt=0, le=64, description="of the join's topic")
