@@ -271,7 +271,7 @@ def test_every_window_alert_demands_fresh_data() -> None:
         names = {s.name.removeprefix("stream_monitor_") for s in selectors(rule["expr"])}
         if names & judged:
             seen |= names & judged
-            assert "instance:stream_monitor_fresh:bool" in names
+            assert "monitor:stream_monitor_fresh:bool" in names
             assert rule["for"] == "0m"
     assert seen == judged
 

@@ -20,6 +20,7 @@ from tests.prometheus_server import Alertmanager, Prometheus, Webhook, fetch
 from tests.service import Service
 
 TOPIC = "loans-for-prometheus"
+OF_REPLICAS = "job:stream_monitor_aggregators:sum"  # there is none with a local store
 BATCH, PAUSE = 60, 0.1  # records, seconds: ten minutes of event time each
 # what Grafana puts in for "All", and one feature
 ALL = dict.fromkeys(("job", "instance", "model", "window", "metric"), ".+")
@@ -150,9 +151,8 @@ def test_every_rule_is_evaluated_on_series_that_are_there(prometheus: Prometheus
     found = prometheus.wait_for("the rules", evaluated)
     assert [r["name"] for r in found] == [r.get("alert") or r["record"] for r in rules()]
     assert {r["name"]: r.get("lastError") for r in found if r["health"] != "ok"} == {}
-    for rule in rules():
-        for selector in selectors(rule["expr"]):
-            prometheus.wait_for(selector.name, partial(prometheus.query, selector.name))
+    for name in {s.name for rule in rules() for s in selectors(rule["expr"])} - {OF_REPLICAS}:
+        prometheus.wait_for(name, partial(prometheus.query, name))
 
 
 def test_only_alerts_that_are_true_fire(prometheus: Prometheus) -> None:
