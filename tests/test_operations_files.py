@@ -432,6 +432,15 @@ def test_legends_and_links_use_labels_that_the_query_gives(panel: dict[str, Any]
                 assert set(re.findall(r"var-(\w+)=", link["url"])) <= target_variables
 
 
+@pytest.mark.parametrize("name", sorted(BOARDS.keys() - {"operations"}))
+def test_what_windows_say_is_one_line_whichever_replica_says_it(name: str) -> None:
+    for panel in panels(BOARDS[name]):
+        for target in panel["targets"]:
+            aggregated = re.search(r"\b(?:max|sum) ?(?:by \(([^)]+)\) )?\(", target["expr"])
+            assert aggregated, panel["title"]
+            assert "instance" not in (aggregated[1] or "").split(", ")
+
+
 def test_every_value_metric_is_drawn_somewhere() -> None:
     drawn = {
         s.name

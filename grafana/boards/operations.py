@@ -5,6 +5,9 @@ from __future__ import annotations
 from grafana_foundation_sdk.builders import dashboard
 
 from boards.panels import (
+    BAD,
+    IDLE,
+    OK,
     PROCESS,
     Query,
     board,
@@ -14,11 +17,14 @@ from boards.panels import (
     process_variables,
     rate,
     values,
+    verdicts,
 )
 
 _OF_INSTANCE = "{{instance}}"
 _OF_MODEL = "{{model}} {{version}}"
 _STEP = "step_duration_seconds"
+_COMMIT = f'{PROCESS},step="commit"'
+_BY_INSTANCE = "sum by (job, instance)"
 
 
 def build() -> dashboard.Dashboard:
@@ -50,7 +56,7 @@ def build() -> dashboard.Dashboard:
             number(
                 "Commit age",
                 "Since the oldest of the monitors' last commits; it grows while nothing is read.",
-                f"max(time() - {metric('last_commit_timestamp_seconds', PROCESS)})",
+                f"max(time() - ({metric('last_commit_timestamp_seconds', PROCESS)} > 0))",
                 unit="s",
             ),
             number(
@@ -66,13 +72,72 @@ def build() -> dashboard.Dashboard:
                 f"sum({metric('series_dropped', PROCESS)})",
                 bad_above=1,
             ),
+            "Replicas",
+            values(
+                "Replicas now",
+                "Of the replicas over one Kafka store one is active: it tells what all of them "
+                "read and what windows say. One with a local store is active by itself.",
+                {
+                    "Active": f"{_BY_INSTANCE} ({metric('aggregator_active', PROCESS)})",
+                    "Ready": f"{_BY_INSTANCE} ({metric('ready', PROCESS)})",
+                    "Partitions": f"{_BY_INSTANCE} ({metric('assigned_partitions', PROCESS)})",
+                    "Records waiting": f"{_BY_INSTANCE} ({metric('lag_records', PROCESS)})",
+                    "Failing commits": f"{_BY_INSTANCE} "
+                    f"(increase({metric('commit_failures_total', PROCESS)}[$__rate_interval]))",
+                },
+                sort_by="Active",
+            ),
+            verdicts(
+                "Active aggregator",
+                "Which replica evaluates: one at a time. At a hand-over two may overlap.",
+                Query(f"{_BY_INSTANCE} ({metric('aggregator_active', PROCESS)})", _OF_INSTANCE),
+                words=(("not active", IDLE), ("active", OK)),
+                width=12,
+            ),
+            verdicts(
+                "Ready",
+                "Whether a replica has restored what is its, or stands by.",
+                Query(f"{_BY_INSTANCE} ({metric('ready', PROCESS)})", _OF_INSTANCE),
+                words=(("not ready", BAD), ("ready", OK)),
+                width=12,
+            ),
+            lines(
+                "Partitions",
+                "Partitions that each monitor reads.",
+                Query(metric("assigned_partitions", PROCESS), _OF_INSTANCE),
+                width=6,
+            ),
+            lines(
+                "Records waiting by replica",
+                "Records that are not read yet, in the partitions of each.",
+                Query(f"{_BY_INSTANCE} ({metric('lag_records', PROCESS)})", _OF_INSTANCE),
+                width=6,
+            ),
+            lines(
+                "Time of a commit",
+                "99th percentile of the time that a commit takes.",
+                Query(
+                    "histogram_quantile(0.99, sum by (instance, le) "
+                    f"({rate(_STEP, _COMMIT, '_bucket')}))",
+                    _OF_INSTANCE,
+                ),
+                unit="s",
+                width=6,
+            ),
+            lines(
+                "Commits that fail",
+                "Attempts to commit that fail, a second.",
+                Query(f"{_BY_INSTANCE} ({rate('commit_failures_total', PROCESS)})", _OF_INSTANCE),
+                unit="cps",
+                width=6,
+            ),
             "Input",
             lines(
                 "Records read",
-                "Records read a second, by partition.",
+                "Records read a second, by partition; of replicas as the active one tells it.",
                 Query(
-                    f"sum by (instance, partition) ({rate('records_consumed_total', PROCESS)})",
-                    "{{instance}} {{partition}}",
+                    f"sum by (job, partition) ({rate('records_consumed_total', PROCESS)})",
+                    "{{job}} {{partition}}",
                 ),
                 unit="cps",
                 width=8,
@@ -80,7 +145,7 @@ def build() -> dashboard.Dashboard:
             lines(
                 "Bytes read",
                 "Payload bytes read a second.",
-                Query(f"sum by (instance) ({rate('consumed_bytes_total', PROCESS)})", _OF_INSTANCE),
+                Query(f"sum by (job) ({rate('consumed_bytes_total', PROCESS)})", "{{job}}"),
                 unit="binBps",
                 width=8,
             ),
@@ -146,9 +211,9 @@ def build() -> dashboard.Dashboard:
                 "How far the slowest partition holds back the closing of windows, the allowed "
                 "lateness included. Event time.",
                 Query(
-                    f"{metric('last_record_timestamp_seconds', PROCESS)} "
-                    f"- {metric('watermark_timestamp_seconds', PROCESS)}",
-                    _OF_INSTANCE,
+                    f"max by (job) ({metric('last_record_timestamp_seconds', PROCESS)} "
+                    f"- {metric('watermark_timestamp_seconds', PROCESS)})",
+                    "{{job}}",
                 ),
                 unit="s",
                 width=8,
@@ -183,20 +248,13 @@ def build() -> dashboard.Dashboard:
                 "Series",
                 "Series of window values in a scrape.",
                 Query(metric("series", PROCESS), _OF_INSTANCE),
-                width=8,
-            ),
-            lines(
-                "Partitions",
-                "Partitions that each monitor reads.",
-                Query(metric("assigned_partitions", PROCESS), _OF_INSTANCE),
-                width=8,
             ),
             values(
                 "References",
                 "Rows of the reference of each model under watch.",
                 {"Rows": f"max by (model, version) ({metric('reference_rows', PROCESS)})"},
                 sort_by="Rows",
-                width=8,
+                width=12,
             ),
         ],
     )

@@ -37,7 +37,7 @@ BY_WINDOW = "max by (model, version, window)"
 BY_FEATURE = "max by (model, version, window, feature)"
 BY_VALUE = "max by (model, version, window, feature, metric)"
 
-OK, BAD = "green", "red"
+OK, BAD, IDLE = "green", "red", "text"
 THRESHOLD_COLOR = "orange"
 
 FEATURE_UID = "stream-monitor-feature"
@@ -181,12 +181,19 @@ def lines(
     return panel
 
 
-def verdicts(title: str, description: str, query: Query, *, width: int = 24) -> statetimeline.Panel:
-    """A row a series, green where it is 0 and red where it is 1."""
+def verdicts(
+    title: str,
+    description: str,
+    query: Query,
+    *,
+    words: tuple[tuple[str, str], tuple[str, str]] = (("fine", OK), ("alert", BAD)),
+    width: int = 24,
+) -> statetimeline.Panel:
+    """A row a series; ``words`` are text and colour where it is 0 and where it is 1."""
     panel = _described(statetimeline.Panel(), title, description, "none", (width, 8))
     shown = {
-        "0": models.ValueMappingResult(text="fine", color=OK, index=0),
-        "1": models.ValueMappingResult(text="alert", color=BAD, index=1),
+        str(i): models.ValueMappingResult(text=text, color=color, index=i)
+        for i, (text, color) in enumerate(words)
     }
     panel.mappings([models.ValueMap(options=shown)])
     panel.show_value(common_models.VisibilityMode.NEVER)
