@@ -27,7 +27,10 @@ class Replica:
         self._board = board
         self._source_name = describe(config)
         self._shown = 0.0
-        self._last = Snapshot(ServiceView(__version__, self._source_name, single_instance=False))
+        nothing = ServiceView(
+            __version__, self._source_name, single_instance=False, active=False, role=config.role
+        )
+        self._last = Snapshot(nothing)
         self.worker: Worker | None = None
         self.aggregator: Aggregator | None = None
 
@@ -68,6 +71,7 @@ class Replica:
             ready=all(part.ready for part in parts),
             single_instance=False,
             active=aggregator is not None and aggregator.active,
+            role=self._config.role,
             last_commit=max((part.last_commit for part in parts), default=0),
             memory_limit=self._config.limits.memory,
             commit_failures=sum(part.commit_failures for part in parts),

@@ -20,7 +20,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from stream_monitor.expose.http import Board, Server
-from stream_monitor.expose.snapshot import Snapshot
+from stream_monitor.expose.snapshot import ServiceView, Snapshot
 from stream_monitor.monitor import Monitor
 from stream_monitor.sources.files import FilesSource
 from stream_monitor.store.sqlite import SqliteStore
@@ -245,3 +245,61 @@ def test_a_stalled_loop_and_a_stopped_service_are_said_loudly(live: Live, browse
     live.server = Server(live.board, live.store, "127.0.0.1", live.port, 20_000)
     assert live.server.start() == live.port
     wait.until(lambda b: not b.find_element(By.ID, "offline").is_displayed())
+
+
+def stand_by(live: Live, role: str, *, ready: bool = True) -> None:
+    """Show what a replica shows that is not the active one."""
+    partitions = ("payments:0", "payments:3") if role != "aggregator" and ready else ()
+    service = ServiceView(
+        "0", "kafka topics payments", ready=ready, single_instance=False, active=False, role=role,
+        heartbeat=time.time_ns() // 1_000, partitions=partitions,
+        lag={name: 1_500 * i for i, name in enumerate(partitions)},
+    )  # fmt: skip
+    live.board.publish(Snapshot(service))
+
+
+@pytest.mark.parametrize(
+    ("role", "state", "told"),
+    [
+        ("worker", "reading", "It closes no window: the active aggregator does."),
+        ("worker", "waiting or restoring", "It waits for its partitions"),
+        ("aggregator", "standing by", "It stands by: another replica evaluates"),
+        ("aggregator", "waiting or restoring", "reads what was counted and concluded"),
+        ("all", "reading", "It reads and counts its partitions. It stands by"),
+    ],
+)
+def test_a_replica_that_is_not_active_says_what_it_is_and_where_to_look(
+    live: Live, browser: Chrome, role: str, state: str, told: str
+) -> None:
+    wait = WebDriverWait(browser, 20)
+    ready = state != "waiting or restoring"
+    stand_by(live, role, ready=ready)
+    assert live.get("/api/v1/status?model=gone")["view"] is None
+    browser.get(f"{live.url}/#window=hour")
+    wait.until(lambda b: told in text(b, "part"))
+    assert "stream_monitor_aggregator_active 1" in text(browser, "part")
+    service = text(browser, "service").split("\n")
+    assert service[:2] == ["state", state]
+    assert service[3] == {"all": "worker and aggregator"}.get(role, role)
+    assert "watermark" not in service
+    partitions = [row.text for row in browser.find_elements(By.CSS_SELECTOR, "#part tbody tr")]
+    known = role != "aggregator" and ready
+    assert partitions == (["payments:0 0", "payments:3 1,500"] if known else [])
+    # no empty panels
+    assert not any(s.is_displayed() for s in browser.find_elements(By.CLASS_NAME, "windows"))
+    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+
+
+def test_a_page_follows_its_replica_through_a_hand_over(live: Live, browser: Chrome) -> None:
+    wait = WebDriverWait(browser, 20)
+    browser.get(live.url)
+    wait.until(shown)
+    active = live.board.current
+    assert active is not None
+    assert browser.title.startswith("(")
+    stand_by(live, "all")
+    wait.until(lambda b: "Not active" in text(b, "part"))
+    assert browser.title == "stream_monitor"
+    live.board.publish(active)
+    wait.until(lambda b: b.find_element(By.ID, "alerts").is_displayed())
+    assert not browser.find_element(By.ID, "replica").is_displayed()

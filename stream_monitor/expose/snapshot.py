@@ -111,7 +111,8 @@ class ServiceView:
     """The state of the process itself. Times are microseconds since the epoch, 0 for never.
 
     ``active`` says that this process evaluates: where several replicas share a Kafka store one of
-    them does, and only it knows what came in and what it means.
+    them does, and only it knows what came in and what it means. ``role`` is what each was started
+    as: "worker", "aggregator" or "all".
     """
 
     version: str
@@ -120,6 +121,7 @@ class ServiceView:
     finished: bool = False
     single_instance: bool = True
     active: bool = True
+    role: str = "all"
     heartbeat: int = 0
     last_commit: int = 0
     last_record: int = 0

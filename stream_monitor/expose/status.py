@@ -57,6 +57,8 @@ class Selection:
 def status(snapshot: Snapshot, selection: Selection, now: int) -> dict[str, Any]:
     """Service, alerts and which models there are; one window of one model in full.
 
+    A replica that is not active knows no windows: ``view`` is None, and the selection is ignored.
+
     Parameters
     ----------
     now
@@ -84,7 +86,7 @@ def status(snapshot: Snapshot, selection: Selection, now: int) -> dict[str, Any]
             for m in snapshot.models
             if not m.segment
         ],
-        "view": _view(snapshot, selection),
+        "view": _view(snapshot, selection) if snapshot.models else None,
     }
 
 
@@ -124,6 +126,8 @@ def _service(view: ServiceView, now: int) -> dict[str, Any]:
         "ready": view.ready,
         "finished": view.finished,
         "single_instance": view.single_instance,
+        "active": view.active,
+        "role": view.role,
         "heartbeat_age_seconds": (now - view.heartbeat) / 1e6,
         "watermark": _time(view.watermark),
         "last_record": _time(view.last_record),
@@ -134,6 +138,9 @@ def _service(view: ServiceView, now: int) -> dict[str, Any]:
         "rejected": {reason: n for reason, n in view.rejected.items() if n},
         "lag": sum(view.lag.values()) if view.lag else None,
         "partitions": len(view.partitions),
+        "reads": None
+        if view.active
+        else [{"partition": name, "lag": view.lag.get(name)} for name in view.partitions],
         "state_bytes": view.state_bytes,
         "memory_limit": view.memory_limit,
         "commit_failures": view.commit_failures,

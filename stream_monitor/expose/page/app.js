@@ -29,7 +29,8 @@ function select(changes) {
 
 function state(s) {
   if (s.heartbeat_age_seconds > STALLED_SECONDS) return [`stalled for ${number(s.heartbeat_age_seconds)} s`, "bad"];
-  if (!s.ready) return ["starting", "bad"];
+  if (!s.ready) return [s.active ? "starting" : "waiting or restoring", "bad"];
+  if (s.role === "aggregator" && !s.active) return ["standing by", "good"];
   return [s.finished ? "input read to its end" : "reading", "good"];
 }
 
@@ -37,21 +38,44 @@ function drawService(s) {
   const reasons = Object.entries(s.rejected);
   const rejected = reasons.reduce((sum, [, n]) => sum + n, 0);
   const [word, kind] = state(s);
-  const parts = [
-    ["state", word, kind],
+  // what came in the active replica alone knows
+  const input = [
     ["watermark", time(s.watermark)],
     ["events counted", count(s.accepted)],
     ["too late", count(s.late + s.expired), s.late + s.expired > 0 && "warn"],
     ["rejected", rejected ? `${count(rejected)} (${reasons.map(([r, n]) => `${r} ${count(n)}`).join(", ")})` : "0", rejected > 0 && "warn"],
-    ["not read yet", s.lag === null ? "unknown" : count(s.lag)],
+  ];
+  const parts = [
+    ["state", word, kind],
+    ...(s.active ? input : [["role", ROLES[s.role]]]),
+    ...(s.active || s.role !== "aggregator" ? [["not read yet", s.lag === null ? "unknown" : count(s.lag)]] : []),
     ["last commit", time(s.last_commit)],
     ["memory", s.memory_limit ? percent(s.state_bytes / s.memory_limit) : "–"],
-    ["sees", s.single_instance ? "this instance only" : "the whole group"],
+    ...(s.active ? [["sees", s.single_instance ? "this instance only" : "the whole group"]] : []),
   ];
   if (s.commit_failures) parts.push(["failed commits", count(s.commit_failures), "bad"]);
   put(at("source"), html`${s.source} · version ${s.version}`);
   put(at("service"), parts.map(([name, value, mark]) =>
     html`<div><dt>${name}</dt><dd class="${mark || ""}">${value}</dd></div>`));
+}
+
+const ROLES = { worker: "worker", aggregator: "aggregator", all: "worker and aggregator" };
+
+// A replica over a Kafka store that is not the one that evaluates: what it is, and where to look.
+function drawReplica(s) {
+  const reads = s.role !== "aggregator", judges = s.role !== "worker";
+  const told = s.ready
+    ? [reads && "It reads and counts its partitions.",
+       judges ? "It stands by: another replica evaluates, and this one takes over when that one is gone."
+         : "It closes no window: the active aggregator does."]
+    : [reads && "It waits for its partitions, or restores what was counted of them.",
+       judges && "It waits for its group; or it is to be the active one, and reads what was counted and concluded before."];
+  put(at("part"), html`<p><strong>Not active, so there are no windows and no alerts here.</strong> ${told.filter(Boolean).join(" ")}</p>
+    <p>Where to look: the active replica has <code>stream_monitor_aggregator_active</code> 1; Prometheus and the dashboard
+    “Monitor operations” name its instance.</p>${s.reads.length > 0 && html`<div class="scroll"><table class="changes"><thead><tr>
+    <th scope="col">partition of this replica</th><th scope="col" class="number">not read yet</th></tr></thead><tbody>${
+      s.reads.map((r) => html`<tr><td>${r.partition}</td><td class="number">${r.lag === null ? "–" : count(r.lag)}</td></tr>`)
+    }</tbody></table></div>`}${reads && !s.reads.length && html`<p class="mute">It has no partition.</p>`}`);
 }
 
 function drawAlerts(alerts, several) {
@@ -230,6 +254,14 @@ function drawFeatures(view) {
 
 function draw() {
   drawService(status.service);
+  const active = status.view !== null;
+  at("replica").hidden = active;
+  for (const section of document.querySelectorAll(".windows")) section.hidden = !active;
+  if (!active) {
+    document.title = "stream_monitor";
+    drawReplica(status.service);
+    return;
+  }
   drawAlerts(status.alerts, status.models.length > 1);
   const view = status.view;
   const model = status.models.find((m) => m.name === view.model && m.version === view.version);
@@ -282,7 +314,7 @@ for (const key of ["window", "metric"]) {
 }
 at("segment").addEventListener("change", (event) =>
   select({ segment: event.target.value === ALL ? "" : event.target.value }));
-at("find").addEventListener("input", () => status && drawFeatures(status.view));
+at("find").addEventListener("input", () => status?.view && drawFeatures(status.view));
 at("features").addEventListener("click", (event) => {
   const row = event.target.closest("tr.feature");
   if (row) select({ feature: selection().get("feature") === row.dataset.name ? "" : row.dataset.name });
