@@ -6,16 +6,22 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from stream_monitor.checks import read_config
 from stream_monitor.cli import parser
-from stream_monitor.config.model import Config, KafkaSource
+from stream_monitor.config.load import parse_config
+from stream_monitor.config.model import Config, KafkaSource, KafkaStore
 from stream_monitor.demo.writer import TOPIC
 from stream_monitor.expose.catalogue import CATALOGUE
+from stream_monitor.expose.http import Board, Server
+from stream_monitor.expose.snapshot import ServiceView, Snapshot
+from stream_monitor.store.sqlite import SqliteStore
 from tests.observability import (
     GRAFANA,
     ROOT,
@@ -27,10 +33,12 @@ from tests.observability import (
     rules,
     selectors,
 )
+from tests.prometheus_server import fetch
 
 COMPOSE: dict[str, Any] = load(ROOT / "docker-compose.yml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 ONE_SHOT = {"topics", "reference"}
+ROLES = ["worker", "aggregator"]
 BOARDS = boards()
 PANELS = [
     pytest.param(panel, id=f"{name}-{panel['title']}")
@@ -46,8 +54,10 @@ UNITS = {"none", "short", "percentunit", "s", "bytes", "binBps", "cps", "dateTim
 def test_compose_has_the_whole_scene_and_no_obsolete_keys() -> None:
     assert set(SERVICES) == {
         "kafka", "topics", "reference", "traffic", "monitor", "prometheus", "alertmanager",
-        "grafana",
+        "grafana", *ROLES,
     }  # fmt: skip
+    # `docker compose up` is the scene without them
+    assert {n for n, s in SERVICES.items() if s.get("profiles")} == set(ROLES)
     assert "version" not in COMPOSE
 
 
@@ -91,7 +101,7 @@ def test_dependencies_wait_for_what_they_need() -> None:
         for needed, how in service.get("depends_on", {}).items():
             wanted = "service_completed_successfully" if needed in ONE_SHOT else "service_healthy"
             assert how == {"condition": wanted}, (name, needed)
-    assert set(SERVICES["monitor"]["depends_on"]) == ONE_SHOT
+    assert all(set(SERVICES[name]["depends_on"]) == ONE_SHOT for name in ["monitor", *ROLES])
 
 
 def test_commands_of_our_image_are_commands_of_the_program() -> None:
@@ -142,8 +152,8 @@ def _option(service: str, option: str) -> str:
     return str(words[words.index(option) + 1])
 
 
-def _monitor() -> Config:
-    return read_config(_mounted("monitor", _option("monitor", "--config")))
+def _monitor(service: str = "monitor") -> Config:
+    return read_config(_mounted(service, _option(service, "--config")))
 
 
 def test_monitor_reads_the_topic_and_the_reference_that_are_made() -> None:
@@ -169,13 +179,37 @@ def test_monitor_reads_the_topic_and_the_reference_that_are_made() -> None:
     assert str(config.store.path.parent) in writable
 
 
+def test_replicas_read_what_the_monitor_reads_and_differ_in_their_role() -> None:
+    alone = _monitor()
+    for role in ROLES:
+        config = _monitor(role)
+        assert config.role == role
+        assert isinstance(config.store, KafkaStore)
+        assert isinstance(config.source, KafkaSource)
+        assert isinstance(alone.source, KafkaSource)
+        assert config.source.group_id != alone.source.group_id
+        same = {"role": alone.role, "store": alone.store, "source": alone.source}
+        assert config.model_copy(update=same) == alone
+        assert config.source.model_copy(update={"group_id": alone.source.group_id}) == alone.source
+        assert SERVICES[role]["deploy"] == {"replicas": 2}
+        writable = {path.split(":")[0] for path in SERVICES[role]["tmpfs"]}
+        assert str(config.store.path.parent) in writable
+    worker, aggregator = map(_monitor, ROLES)
+    assert worker.model_copy(update={"role": "aggregator"}) == aggregator
+
+
 def test_prometheus_scrapes_the_monitor_where_it_listens() -> None:
     path = _mounted("prometheus", _option("prometheus", "--config.file"))
     config = load(path)
     http = _monitor().http
     assert http.host == "0.0.0.0"  # noqa: S104 - inside its container
-    jobs = {job["job_name"]: job["static_configs"] for job in config["scrape_configs"]}
-    assert jobs["stream-monitor"] == [{"targets": [f"monitor:{http.port}"]}]
+    alone, replicas = config["scrape_configs"]
+    assert alone["job_name"] == "stream-monitor"
+    assert alone["static_configs"] == [{"targets": [f"monitor:{http.port}"]}]
+    # one job for all of them, as the rules want it
+    (names,) = replicas["dns_sd_configs"]
+    assert (names["names"], names["type"]) == (ROLES, "A")
+    assert {_monitor(role).http.port for role in ROLES} == {names["port"]}
     assert SERVICES["monitor"]["ports"] == [f"127.0.0.1:{http.port}:{http.port}"]
     (alertmanager,) = config["alerting"]["alertmanagers"]
     assert alertmanager["static_configs"] == [{"targets": ["alertmanager:9093"]}]
@@ -215,6 +249,83 @@ def test_prometheus_own_tools_accept_the_files(command: list[str]) -> None:
         command, cwd=GRAFANA / "prometheus", capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- Kubernetes ---------------------------------------------------------------------------------
+
+MANIFEST: list[dict[str, Any]] = list(
+    yaml.safe_load_all((ROOT / "docs" / "kubernetes.yaml").read_text())
+)
+CONFIGS: dict[str, str] = MANIFEST[0]["data"]
+DEPLOYMENTS = {
+    found["spec"]["selector"]["matchLabels"]["role"]: found
+    for found in MANIFEST
+    if found["kind"] == "Deployment"
+}
+
+
+def _pod(role: str) -> tuple[dict[str, Any], dict[str, Any], Config]:
+    """A role's pod, its container, and the configuration that this one reads."""
+    pod = DEPLOYMENTS[role]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    arguments = parser().parse_args(container["args"])
+    mounts = {m["mountPath"]: m["name"] for m in container["volumeMounts"]}
+    assert mounts[str(arguments.config.parent)] == "config"
+    raw = yaml.safe_load(CONFIGS[arguments.config.name])
+    return pod, container, parse_config(raw, place=role, folder=Path("/"))
+
+
+def test_manifest_has_workers_two_aggregators_and_configurations_that_load() -> None:
+    assert {role: d["spec"]["replicas"] for role, d in DEPLOYMENTS.items()} == {
+        "worker": 3,
+        "aggregator": 2,
+    }
+    configs = {role: _pod(role)[2] for role in DEPLOYMENTS}
+    assert all(config.role == role for role, config in configs.items())
+    assert configs["worker"].model_copy(update={"role": "aggregator"}) == configs["aggregator"]
+    assert all(isinstance(config.store, KafkaStore) for config in configs.values())
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_pod_writes_and_reads_where_it_may_and_has_time_to_end(role: str) -> None:
+    pod, container, config = _pod(role)
+    assert pod["terminationGracePeriodSeconds"] == 30
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    mounts = {Path(m["mountPath"]): m.get("readOnly", False) for m in container["volumeMounts"]}
+    assert not mounts[config.store.path.parent]
+    assert all(mounts[model.reference.parent] for model in config.models)
+    given = {volume["name"] for volume in pod["volumes"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == given
+    assert container["resources"]["limits"]["memory"] == "2Gi"
+    assert config.limits.memory < 2 * 2**30
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_probes_ask_paths_that_the_service_has_and_prometheus_finds_the_pods(role: str) -> None:
+    _, container, config = _pod(role)
+    assert container["ports"] == [{"name": "http", "containerPort": config.http.port}]
+    assert config.http.host == "0.0.0.0"  # noqa: S104 - inside its pod
+    probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness")}
+    assert all(probe == {"path": "/-/healthy", "port": "http"} for probe in probes.values())
+    assert container["readinessProbe"]["httpGet"] == {"path": "/-/ready", "port": "http"}
+    (scraped,) = (found["spec"] for found in MANIFEST if found["kind"] == "PodMonitor")
+    board = Board()
+    now = time.time_ns() // 1_000
+    board.publish(Snapshot(ServiceView("0", role, ready=True, heartbeat=now)))
+    store = SqliteStore(None, results_retention_windows=1, max_dead_letters=0)
+    server = Server(board, store, "127.0.0.1", 0, 100)
+    port = server.start()
+    try:
+        (endpoint,) = scraped["podMetricsEndpoints"]
+        assert endpoint["port"] == "http"
+        for path in ("/-/healthy", "/-/ready", endpoint["path"]):
+            fetch(f"http://127.0.0.1:{port}{path}")
+    finally:
+        server.stop()
+        store.close()
+    labels = DEPLOYMENTS[role]["spec"]["template"]["metadata"]["labels"]
+    assert scraped["selector"]["matchLabels"].items() <= labels.items()
+    assert DEPLOYMENTS[role]["spec"]["selector"]["matchLabels"] == labels
 
 
 # --- rules --------------------------------------------------------------------------------------
