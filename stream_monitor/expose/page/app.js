@@ -48,7 +48,7 @@ function drawService(s) {
   const parts = [
     ["state", word, kind],
     ...(s.active ? input : [["role", ROLES[s.role]]]),
-    ...(s.active || s.role !== "aggregator" ? [["not read yet", s.lag === null ? "unknown" : count(s.lag)]] : []),
+    ...(s.role !== "aggregator" ? [["not read yet", s.lag === null ? "unknown" : count(s.lag)]] : []),
     ["last commit", time(s.last_commit)],
     ["memory", s.memory_limit ? percent(s.state_bytes / s.memory_limit) : "–"],
     ...(s.active ? [["sees", s.single_instance ? "this instance only" : "the whole group"]] : []),
