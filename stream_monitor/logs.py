@@ -77,6 +77,8 @@ def configure(config: LogConfig) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     handler = logging.StreamHandler(sys.stderr)
+    # the handler, too: a logger with a level of its own does not ask that of the root
+    handler.setLevel(max(level, logging.WARNING))
     handler.addFilter(RateLimit())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -101,7 +101,8 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     service = ServiceView(
         version="0.1.0", source="follow events.jsonl", ready=True,
         heartbeat=time.time_ns() // 1_000, watermark=BEGIN + 11 * DAY, partitions=("p",),
-        records={"p": 44_000}, bytes={"p": 9_000_000}, accepted={("loans", "1"): 44_000},
+        records={"p": 44_000}, bytes={"p": 9_000_000}, lost={"p": 3},
+        accepted={("loans", "1"): 44_000},
         late={("loans", "1"): 3},
         expired={("loans", "1"): 0}, rejected={"not_json": 2, "clock_skew": 0}, lag={"p": 7},
         join=JoinView(
