@@ -17,7 +17,7 @@ import structlog
 from stream_monitor.alerts.judge import Judge
 from stream_monitor.closing import Awaited, Closing
 from stream_monitor.config.model import Config, KafkaStore
-from stream_monitor.errors import StoreError
+from stream_monitor.errors import StoreError, UnusableError
 from stream_monitor.expose.snapshot import FiringAlert, ModelView
 from stream_monitor.intake import Kinds
 from stream_monitor.labels.beside import JoinReplica
@@ -28,7 +28,6 @@ from stream_monitor.store.base import Checkpoint, PaneKey
 from stream_monitor.store.kafka.aggregator import AggregatorStore, Conclusions, Update
 from stream_monitor.store.kafka.progress import Progress
 from stream_monitor.store.kafka.topics import inputs_of
-from stream_monitor.store.kafka.worker import StateMissingError
 from stream_monitor.store.sqlite import SqliteStore
 from stream_monitor.values import WindowResult
 from stream_monitor.view import Views, counted, log_alerts, state_bytes
@@ -82,13 +81,13 @@ class Aggregator:
     @property
     def ready(self) -> bool:
         """Whether it evaluates, or stands by."""
-        return self.active or (self._evaluation is None and self._store.joined)
+        return self.active or (self._store.joined and not self._store.owned)
 
     def round(self, seconds: float) -> None:
         """Follow what came, and do everything that follows from it."""
         try:
             self._round(seconds)
-        except StateMissingError:
+        except UnusableError:
             raise
         except StoreError as error:
             self.commit_failures += 1
@@ -180,6 +179,7 @@ class Aggregator:
 
     def close(self) -> None:
         """Commit and leave."""
+        self._store.hurry()
         try:
             self.commit()
         except StoreError as error:

@@ -7,6 +7,7 @@
     ├── ProfileError      a reference profile that cannot be built, read or used
     ├── SourceError       an input that cannot be opened or read
     └── StoreError        state that cannot be read or written
+        └── UnusableError   and waiting does not mend it
 
 Each message says what is wrong, where, and what to do about it.
 """
@@ -64,3 +65,7 @@ class LabelError(StreamMonitorError):
 
 class StoreError(StreamMonitorError):
     """State cannot be read or written."""
+
+
+class UnusableError(StoreError):
+    """State cannot be read, and will not be: somebody must decide what becomes of it."""

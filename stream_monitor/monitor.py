@@ -89,6 +89,7 @@ class Monitor:
         self._views = Views(watched, windows, config.windows, maturities[1:])
         self._results: list[WindowResult] = []
         self._ready = self._dirty = self._stuck = False
+        self._waiting: dict[str, None] = {}  # partitions that are ours and not begun yet
         self._committed = self._shown = 0.0
         self._last_commit = self._commit_failures = 0
         service = store.restore_service()
@@ -155,15 +156,25 @@ class Monitor:
             time.sleep(_POLL_SECONDS)
 
     def _reassign(self, poll: Poll) -> None:
+        # what came of a partition before it is sought is read again
+        poll.records = [r for r in poll.records if r.partition not in self._waiting]
         if poll.revoked:
             # what they sent is in our panes: commit it with their positions before letting go
             self._commit()
             for name in poll.revoked:
                 self._intake.revoke(name)
+                self._waiting.pop(name, None)
             log.info("partitions revoked", partitions=list(poll.revoked))
         if poll.assigned:
             self._intake.begin({n: self._store.restore_partition(n) for n in poll.assigned})
-            self._reading.begin(poll.assigned)
+            self._waiting |= dict.fromkeys(poll.assigned)
+        if self._waiting:
+            try:
+                self._reading.begin(self._waiting)
+            except StoreError as error:
+                log.warning("partitions cannot be begun, trying again", error=str(error))
+                return
+            self._waiting = {}
             self._ready = True
 
     def _commit(self) -> None:

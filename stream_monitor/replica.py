@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 from stream_monitor import __version__
@@ -19,6 +20,10 @@ _SHOW_SECONDS = 0.5
 _BEAT_SECONDS = 1.0
 
 
+class _Stopped(Exception):  # noqa: N818 - nothing is wrong
+    """Long work is left, for the service is to end."""
+
+
 class Replica:
     """Goes round until it is told to stop; either part may be missing."""
 
@@ -31,37 +36,50 @@ class Replica:
             __version__, self._source_name, single_instance=False, active=False, role=config.role
         )
         self._last = Snapshot(nothing)
+        self._stop: threading.Event | None = None
         self.worker: Worker | None = None
         self.aggregator: Aggregator | None = None
 
+    @property
+    def _parts(self) -> list[Worker | Aggregator]:
+        return [part for part in (self.worker, self.aggregator) if part is not None]
+
     def beat(self) -> None:
-        """Long work goes on: the loop is not stuck."""
+        """Long work goes on: the loop is not stuck. Where it is to end, this is the way out."""
+        if self._stop is not None and self._stop.is_set():
+            raise _Stopped
         if time.monotonic() - self._shown > _BEAT_SECONDS:
-            self._publish(replace(self._last.service, ready=False))
+            ready = all(part.ready for part in self._parts)
+            self._publish(replace(self._last.service, ready=ready))
 
     def run(self, stop: threading.Event) -> None:
         """Go round; at the end commit what was read and leave the groups."""
         self.show()
+        self._stop = stop
         # what is raised here leaves everything uncommitted, and that is what is read again
+        with suppress(_Stopped):
+            self._go_round(stop)
+        self._stop = None
+        for part in self._parts:
+            part.close()
+
+    def _go_round(self, stop: threading.Event) -> None:
         busy = False
         while not stop.is_set():
             if self.worker is not None:
                 busy = self.worker.round(0.0 if self.aggregator is not None else _POLL_SECONDS)
+            self.beat()
             if self.aggregator is not None:
                 self.aggregator.round(0.0 if busy else _POLL_SECONDS)
                 if not busy:
                     self.aggregator.prepare()
             if time.monotonic() - self._shown > _SHOW_SECONDS:
                 self.show()
-        if self.worker is not None:
-            self.worker.close()
-        if self.aggregator is not None:
-            self.aggregator.close()
 
     def show(self) -> None:
         """Put a new snapshot on the board."""
         worker, aggregator = self.worker, self.aggregator
-        parts = [part for part in (worker, aggregator) if part is not None]
+        parts = self._parts
         counts, models, alerts = ({}, (), ()) if aggregator is None else aggregator.view()
         held = () if worker is None else tuple(worker.intake.partitions.values())
         counts["state_bytes"] = counts.get("state_bytes", 0) + state_bytes(held)

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 import structlog
 
 from stream_monitor.config.model import Config
-from stream_monitor.errors import StoreError
+from stream_monitor.errors import StoreError, UnusableError
 from stream_monitor.intake import Intake
 from stream_monitor.labels.join import Join
 from stream_monitor.labels.packing import Marks
@@ -22,7 +22,7 @@ from stream_monitor.pipeline import Pipeline
 from stream_monitor.reading import Reading
 from stream_monitor.sources.base import Poll, Source
 from stream_monitor.store.base import Checkpoint, PartitionState
-from stream_monitor.store.kafka.worker import StateMissingError, WorkerStore
+from stream_monitor.store.kafka.worker import WorkerStore
 from stream_monitor.watch import Watched
 from stream_monitor.watch_outcome import Outcomes
 
@@ -93,7 +93,7 @@ class Worker:
         """Poll once, and do everything that follows from it; whether anything came."""
         try:
             self._store.open()
-        except StateMissingError:
+        except UnusableError:
             raise
         except StoreError as error:
             log.warning("the store is not there yet, trying again", error=str(error))
@@ -150,7 +150,7 @@ class Worker:
                 joins = {n: self._join(n, states[n]) for n in names if self._is_join(n)}
                 self._intake.begin(states, joins)
                 self._reading.begin(names)
-        except StateMissingError:
+        except UnusableError:
             raise
         except StoreError as error:
             for name in names:
@@ -189,6 +189,8 @@ class Worker:
         """End the life of panes that nobody needs; hold back who is too far ahead."""
         try:
             progress = self._store.progress()
+        except UnusableError:
+            raise
         except StoreError as error:
             log.warning("nothing is heard of the aggregator", error=str(error))
             return
@@ -258,6 +260,7 @@ class Worker:
 
     def close(self) -> None:
         """Commit what was read and leave the group."""
+        self._store.hurry()
         self.commit()
         self._reading.source.close()
         self._store.close()

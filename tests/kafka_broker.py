@@ -114,6 +114,10 @@ class _Node:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def signal(self, number: int) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, number)
+
     def end(self, number: int) -> None:
         if self._process is not None and self._process.poll() is None:
             os.killpg(self._process.pid, number)
@@ -258,6 +262,14 @@ class KafkaBroker(_Brokers):
     def kill(self) -> None:
         """SIGKILL the broker; its data stay."""
         self._nodes[1].end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """SIGSTOP the broker: connections stay open, and nothing is answered."""
+        self._nodes[1].signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._nodes[1].signal(signal.SIGCONT)
 
 
 class KafkaCluster(_Brokers):

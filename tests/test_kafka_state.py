@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka import KafkaConsumer, TopicPartition
 
-from stream_monitor.errors import StoreError
+from stream_monitor.errors import StoreError, UnusableError
 from stream_monitor.panes.partition import Partition, Shape
 from stream_monitor.store.base import Checkpoint, DeadLetter, PaneKey
 from stream_monitor.store.kafka import pieces
 from stream_monitor.store.kafka.letters import letter_record
-from stream_monitor.store.kafka.pieces import Pieces, cut
+from stream_monitor.store.kafka.pieces import Pieces, cut, ours
 from stream_monitor.store.kafka.topics import Topic, Topics, place_of
 from stream_monitor.store.kafka.transactions import Outgoing, Transactions
-from stream_monitor.store.kafka.worker import StateMissingError, WorkerStore
+from stream_monitor.store.kafka.worker import WorkerStore
 from tests.kafka_broker import ExternalBroker, KafkaBroker, create_topic
 
 Broker = KafkaBroker | ExternalBroker
@@ -76,7 +77,9 @@ def test_a_value_of_any_size_is_cut_into_records_that_a_broker_takes() -> None:
 
 @pytest.mark.parametrize("key", [b"", b"{", b"7", b"{}", b"\xff\xfe"])
 def test_a_record_of_somebody_else_is_refused_with_the_remedy(key: bytes) -> None:
-    with pytest.raises(StoreError, match=r"Choose another store\.prefix"):
+    record = SimpleNamespace(topic="state", partition=1, offset=7, key=key)
+    told = r"state:1@7 with the key .* Choose another store\.prefix"
+    with pytest.raises(UnusableError, match=told), ours(record):
         Pieces().take(key, b"\x01\x00x")
 
 
@@ -273,5 +276,5 @@ def test_a_state_of_a_newer_format_is_refused_with_the_remedy(kept: Kept) -> Non
         for key, value in cut(("t:0", "head"), head)
     ]
     store._transactions.run(records, {}, None)
-    with pytest.raises(StateMissingError, match="state of format 99, this program reads 1: run"):
+    with pytest.raises(UnusableError, match="state of format 99, this program reads 1: run"):
         kept.store("two").restore(["t:0"])

@@ -10,18 +10,27 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
 import numpy as np
 import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.errors import KafkaError, RetriableError
+from kafka.errors import (
+    KafkaError,
+    KafkaTimeoutError,
+    LogTruncationError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    RetriableError,
+)
 from kafka.structs import MemberState
 
 from stream_monitor.config import model
+from stream_monitor.errors import StoreError
 from stream_monitor.sources.base import Places, Poll, Records, escaped
-from stream_monitor.sources.kafka_client import UnreachableError, connected
+from stream_monitor.sources.kafka_client import ANSWER, UnreachableError, connected, partitions_of
 from stream_monitor.sources.kafka_errors import errors
 from stream_monitor.sources.kafka_options import client_options
 from stream_monitor.sources.kafka_records import read_anyhow
@@ -36,11 +45,10 @@ _DEFAULTS = {
     # who keeps a partition through a rebalance goes on reading it meanwhile
     "partition_assignment_strategy": [CooperativeStickyAssignor],
 }
-_ANSWER = 30_000  # milliseconds that a question to the brokers may take
 _PAUSE = 0.05
 _UNSETTLED = 100  # milliseconds
 TIMESTAMP = "stream_monitor.record_timestamp"  # header of a record that is replayed, milliseconds
-_CLOSE = 5_000  # milliseconds to leave the group
+_CLOSE = 2_000  # milliseconds to leave the group
 _MICROSECONDS = 1_000  # a Kafka timestamp's millisecond
 
 log = structlog.get_logger()
@@ -97,8 +105,8 @@ class KafkaSource:
             return poll
         started = time.monotonic()
         try:
-            batches = polled(consumer, timeout_seconds)
-        except RetriableError as error:
+            batches = self._polled(timeout_seconds)
+        except (RetriableError, StoreError) as error:
             log.warning("the brokers do not answer as they should", error=repr(error))
             batches = {}
         self._tell(poll)
@@ -116,6 +124,40 @@ class KafkaSource:
         poll.joined = self._subscribed and consumer.group_metadata().generation_id >= 0
         return poll
 
+    def _polled(self, seconds: float) -> Any:
+        """What has come.
+
+        The client would begin anew by itself, and say nothing, where its position is not there any
+        more; so it is told not to.
+        """
+        try:
+            return polled(self._consumer, seconds)
+        except NoOffsetForPartitionError as error:
+            self._begin(error)
+        except OffsetOutOfRangeError as error:
+            for which, position in error.args[0].items():
+                self._go_on(which, position)
+        except LogTruncationError as error:
+            for which, diverging in error.divergent_offsets.items():
+                log.error("brokers have lost records that were read", partition=_name(which))
+                self._consumer.seek(which, self._first(which) if diverging is None else diverging)
+        return {}
+
+    def _begin(self, error: NoOffsetForPartitionError) -> None:
+        """Begin partitions that the group has no position of, as the configuration says."""
+        first = self._config.auto_offset_reset == "earliest"
+        begin = self._consumer.seek_to_beginning if first else self._consumer.seek_to_end
+        begin(*error.args[0])
+
+    def _go_on(self, which: Any, position: int) -> None:
+        """Read on, though the next record was deleted or the topic made anew."""
+        with errors(_name(which)):
+            if which in self._held:  # where it begins is said later
+                self._consumer.seek(which, self._first(which))
+                return
+            self._ends[which] = self._end(which)
+            self._consumer.seek(which, self._retained(which, position))
+
     def _connected(self, timeout_seconds: float) -> Any:
         """The consumer, or None while no broker answers.
 
@@ -130,7 +172,7 @@ class KafkaSource:
                     KafkaConsumer,
                     bootstrap_servers=self._config.bootstrap_servers,
                     group_id=self._config.group_id,
-                    auto_offset_reset=self._config.auto_offset_reset,
+                    auto_offset_reset="none",  # see _polled
                     enable_auto_commit=False,
                     isolation_level="read_committed",
                     **self._options,
@@ -147,7 +189,11 @@ class KafkaSource:
             self._consumer = consumer
         if not self._subscribed:
             # a group whose leader does not know a topic yet is given none of its partitions
-            unknown = [t for t in self._topics if not self._partitions_of(t)]
+            try:
+                unknown = [t for t in self._topics if not partitions_of(self._consumer, t)]
+            except KafkaError as error:
+                log.warning("the brokers do not answer as they should", error=repr(error))
+                return None
             if unknown:
                 log.warning("no such topic yet, waiting for it", topics=unknown)
                 time.sleep(timeout_seconds)
@@ -155,12 +201,6 @@ class KafkaSource:
             self._consumer.subscribe(topics=self._topics, listener=self._listener)
             self._subscribed = True
         return self._consumer
-
-    def _partitions_of(self, topic: str) -> set[int]:
-        try:
-            return self._consumer.partitions_for_topic(topic) or set()
-        except KafkaError:
-            return set()
 
     def _tell(self, poll: Poll) -> None:
         assigned: dict[Any, None] = {}
@@ -194,7 +234,10 @@ class KafkaSource:
                 continue
             # the client may still tell what it saw before reading began
             high = max(high, self._ends.get(partition, 0))
-            behind = max(0, high - consumer.position(partition))
+            position = self._position(partition, 0)
+            if position is None:  # it is being looked for
+                continue
+            behind = max(0, high - position)
             lag[_name(partition)] = behind
             if not behind:
                 at_end.append(_name(partition))
@@ -205,23 +248,46 @@ class KafkaSource:
         held = self._held.pop(which, None)
         self._assigned.add(which)
         with errors(partition):
-            self._ends[which] = int(self._consumer.end_offsets([which], timeout_ms=_ANSWER)[which])
-            if position is not None:
-                begin = self._retained(which, int(position))
-            elif which.topic == self._joins:
-                begin = int(self._consumer.beginning_offsets([which], timeout_ms=_ANSWER)[which])
+            if position is not None and which in self._ends:
+                begin = int(position)  # it was looked at when reading began
             else:
-                first = self._starts.get(which, held)
-                if first is None:
-                    first = self._consumer.position(which, timeout_ms=_ANSWER) or 0
-                begin = self._starts[which] = int(first)
+                self._ends[which] = self._end(which)
+                begin = self._start(which, position, held)
             self._consumer.seek(which, begin)
         return str(begin)
 
+    def _start(self, which: Any, position: str | None, held: int | None) -> int:
+        if position is not None:
+            return self._retained(which, int(position))
+        if which.topic == self._joins:
+            return self._first(which)
+        start = self._starts.get(which, held)
+        if start is None:
+            start = self._position(which, ANSWER)
+        if start is None:
+            raise KafkaTimeoutError(f"nobody says where {_name(which)} begins")
+        self._starts[which] = start
+        return start
+
+    def _position(self, which: Any, milliseconds: int) -> int | None:
+        """Where the client is in a partition; None where it does not know in time."""
+        try:
+            return cast("int | None", self._consumer.position(which, timeout_ms=milliseconds))
+        except NoOffsetForPartitionError as error:
+            self._begin(error)
+            return self._position(which, milliseconds)
+        except KafkaTimeoutError:
+            return None
+
+    def _first(self, which: Any) -> int:
+        return int(self._consumer.beginning_offsets([which], timeout_ms=ANSWER)[which])
+
+    def _end(self, which: Any) -> int:
+        return int(self._consumer.end_offsets([which], timeout_ms=ANSWER)[which])
+
     def _retained(self, which: Any, position: int) -> int:
         """The position, or the first record that is still there where retention has passed it."""
-        first = int(self._consumer.beginning_offsets([which], timeout_ms=_ANSWER)[which])
-        last = self._ends[which]
+        first, last = self._first(which), self._ends[which]
         if first <= position <= last:
             return position
         if position < first:
@@ -269,14 +335,15 @@ class KafkaSource:
         """
         with errors(f"offsets of group {self._config.group_id}"):
             offsets = {
-                name: self._consumer.committed(_partition(name), timeout_ms=_ANSWER)
+                name: self._consumer.committed(_partition(name), timeout_ms=ANSWER)
                 for name in partitions
             }
         return {name: int(offset) for name, offset in offsets.items() if offset is not None}
 
     def close(self) -> None:
         if self._consumer is not None:
-            self._consumer.close(timeout_ms=_CLOSE)
+            with suppress(KafkaError):
+                self._consumer.close(timeout_ms=_CLOSE)
             self._consumer = None
 
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from kafka import KafkaAdminClient
 from kafka.errors import (
     IllegalSaslStateError,
     KafkaConfigurationError,
@@ -28,7 +29,8 @@ from kafka.net.selector import NetworkSelector
 
 from stream_monitor.errors import SourceError
 
-_FIRST_ANSWER = 5_000  # milliseconds
+ANSWER = 5_000  # milliseconds that a question to the brokers may take
+_RETRY = 2_000  # milliseconds between tries to reach a broker; kafka-python's are up to 30,000
 _KEPT = 20  # reasons, of the connections that failed last
 _REFUSALS = (SaslAuthenticationFailedError, UnsupportedSaslMechanismError, IllegalSaslStateError)
 # what the reason of a failure looks like, what is wrong then, and what to do
@@ -66,7 +68,7 @@ _FAULTS = (
 )
 # their debug lines are dumps of what is sent, a login's password as well as records
 for _name in ("kafka.net.connection", "kafka.protocol.parser"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
+    logging.getLogger(_name).setLevel(logging.INFO)
 
 
 class UnreachableError(KafkaConnectionError):  # type: ignore[misc]
@@ -91,7 +93,10 @@ def connected(kind: Callable[..., Any], **options: Any) -> Any:
         where the brokers are, as a certificate that is renewed is, so it is worth trying again.
     """
     # a loop that waits longer is taken for stuck; it is tried again anyway
-    options = {"bootstrap_timeout_ms": _FIRST_ANSWER} | options
+    options = {"bootstrap_timeout_ms": ANSWER, "reconnect_backoff_max_ms": _RETRY} | options
+    if kind is not KafkaAdminClient:
+        # what a broker makes by itself has settings of its own, in which state would not last
+        options = {"allow_auto_create_topics": False} | options
     _check_certificates(options)
     clients: list[_Client] = []
     succeeded = False
@@ -113,6 +118,27 @@ def connected(kind: Callable[..., Any], **options: Any) -> Any:
         if not succeeded:
             for made in clients:
                 made.close()  # kafka-python leaves its thread behind
+
+
+def partitions_of(consumer: Any, topic: str) -> frozenset[int]:
+    """Those of a topic; none where there is no such topic.
+
+    kafka-python's own question waits for ever while no broker answers.
+
+    Raises
+    ------
+    KafkaError
+        Nobody answers in time.
+    """
+    cluster = consumer._cluster
+    if cluster.partitions_for_topic(topic) is None:
+        cluster.need_all_topic_metadata, before = True, cluster.need_all_topic_metadata
+        try:
+            asked = cluster.request_update()
+            consumer._net.run(consumer._manager.wait_for, asked, ANSWER)
+        finally:
+            cluster.need_all_topic_metadata = before
+    return frozenset(cluster.partitions_for_topic(topic) or ())
 
 
 def _check_certificates(options: Mapping[str, Any]) -> None:

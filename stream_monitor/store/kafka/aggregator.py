@@ -18,13 +18,14 @@ from typing import Any
 import msgspec
 from kafka import ConsumerRebalanceListener, KafkaConsumer
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.errors import KafkaError
 
 from stream_monitor.errors import StoreError
 from stream_monitor.sources.kafka import polled, settled
-from stream_monitor.sources.kafka_client import connected
+from stream_monitor.sources.kafka_client import ANSWER, connected, partitions_of
 from stream_monitor.sources.kafka_errors import errors
 from stream_monitor.store.base import Checkpoint, ChunkKey, PaneKey, PartitionState
-from stream_monitor.store.kafka.pieces import Key, Pieces, cut
+from stream_monitor.store.kafka.pieces import Key, Pieces, cut, ours
 from stream_monitor.store.kafka.progress import PROGRESS, Progress
 from stream_monitor.store.kafka.reading import Ends, Reader
 from stream_monitor.store.kafka.topics import Topics
@@ -34,7 +35,7 @@ from stream_monitor.values import WindowResult
 
 _SERVICE, _OUTCOMES, _FOLLOWED, _CACHE = "service", "outcomes", "followed", "cache"
 _POLL_SECONDS = 0.1
-_ANSWER = 30_000
+_CLOSE = 2_000  # milliseconds to leave the group
 _MICROSECONDS = 1_000  # a record timestamp's millisecond
 
 
@@ -130,6 +131,7 @@ class AggregatorStore:
         StoreError
             No broker answers.
         """
+        self._beat()
         with errors(f"group {self._group}"):
             if self._consumer is None:
                 if not self._count:
@@ -149,7 +151,7 @@ class AggregatorStore:
                     },
                 )
                 # a group whose leader does not know a topic yet is given none of its partitions
-                if not consumer.partitions_for_topic(self._topics.control.name):
+                if not partitions_of(consumer, self._topics.control.name):
                     consumer.close(timeout_ms=1_000)
                     raise StoreError(f"topic {self._topics.control.name} is not there yet")
                 consumer.subscribe([self._topics.control.name], listener=self._owner)
@@ -157,6 +159,11 @@ class AggregatorStore:
             if owned := self._consumer.assignment():
                 self._consumer.pause(*owned)  # its records are read by other means
             polled(self._consumer, 0)
+        return self._owner.owned
+
+    @property
+    def owned(self) -> bool:
+        """Whether it is this replica's to be active, as far as was heard."""
         return self._owner.owned
 
     @property
@@ -186,34 +193,39 @@ class AggregatorStore:
         self._term = self._owner.terms
         self._transactions.drop()
         self._transactions.open()
+        self._beat()
         with errors(f"offsets of group {self._group}"):
             place = partition_of(f"{self._topics.control.name}:0")
-            self._consumer.committed(place, timeout_ms=_ANSWER)
+            self._consumer.committed(place, timeout_ms=ANSWER)
         found = Conclusions()
-        for key, value in self._whole(self._topics.control.name):
+        for record, (key, value) in self._whole(self._topics.control.name):
             match key:
                 case ("service",):
                     found.service = value
                 case ("outcomes",):
                     found.outcomes = value
                 case ("followed",):
-                    self._counted = msgspec.json.decode(value, type=dict[int, int])
+                    with ours(record):
+                        self._counted = msgspec.json.decode(value, type=dict[int, int])
                 case ("cache", str(name)):
                     found.caches[name] = value
                 case _:
                     pass
             self._written[key] = value
-        found.results = (
-            msgspec.msgpack.decode(value, type=WindowResult)
-            for _, value in self._whole(self._topics.results.name)
-        )
+        found.results = self._logged()
         places = list(range(self._count))
         self._until = self._ended().of(self._topics.state.name, places)
         self._state = Reader(self._options, self._topics.state.name, places)
         return found
 
-    def _whole(self, topic: str) -> Iterator[tuple[Key, bytes]]:
-        """Every value of a topic of one partition, to its end."""
+    def _logged(self) -> Iterator[WindowResult]:
+        for record, (_, value) in self._whole(self._topics.results.name):
+            with ours(record):
+                result = msgspec.msgpack.decode(value, type=WindowResult)
+            yield result
+
+    def _whole(self, topic: str) -> Iterator[tuple[Any, tuple[Key, bytes]]]:
+        """Every value of a topic of one partition, to its end, with its last record."""
         ends = self._ended().of(topic, [0])
         pieces = Pieces()
         reader = Reader(self._options, topic, [0])
@@ -221,9 +233,10 @@ class AggregatorStore:
             while reader.behind(ends):
                 self._beat()
                 for record in reader.poll(_POLL_SECONDS):
-                    whole = pieces.take(record.key, record.value)
+                    with ours(record):
+                        whole = pieces.take(record.key, record.value)
                     if whole is not None:
-                        yield whole
+                        yield record, whole
         finally:
             reader.close()
 
@@ -245,17 +258,18 @@ class AggregatorStore:
             return
         for record in self._state.poll(seconds):
             self._followed[record.partition] = record.offset + 1
-            whole = self._pieces.take(record.key, record.value)
-            if whole is None:
-                continue
-            (name, kind, *rest), value = whole
-            if kind == CHUNK:
-                chunk = chunk_of(rest)
-                self._chunks[name][chunk] = value
-                if record.offset >= self._counted.get(record.partition, 0):
-                    self._touched[name].add(chunk.pane)
-                continue
-            head = head_of(value)
+            with ours(record):
+                whole = self._pieces.take(record.key, record.value)
+                if whole is None:
+                    continue
+                (name, kind, *rest), value = whole
+                if kind == CHUNK:
+                    chunk = chunk_of(rest)
+                    self._chunks[name][chunk] = value
+                    if record.offset >= self._counted.get(record.partition, 0):
+                        self._touched[name].add(chunk.pane)
+                    continue
+                head = head_of(value)
             state = PartitionState(head.position, bytes(head.meta), self._chunks.pop(name, {}))
             yield Update(
                 name, state, self._touched.pop(name, set()), record.timestamp * _MICROSECONDS
@@ -292,6 +306,7 @@ class AggregatorStore:
         new = {key: value for key, value in values.items() if self._written.get(key) != value}
         if not (checkpoint.results or new.keys() - {(_FOLLOWED,)}):
             return False
+        self._beat()
         control, results = self._topics.control.name, self._topics.results.name
         records = [
             Outgoing(control, 0, raw, piece)
@@ -308,10 +323,15 @@ class AggregatorStore:
         self._written |= new
         return True
 
+    def hurry(self) -> None:
+        """The service is to end: nothing may take long any more."""
+        self._transactions.hurry()
+
     def close(self) -> None:
         self._reset()
         self._transactions.close()
-        for one in (self._consumer, self._ends):
-            if one is not None:
-                with suppress(Exception):
-                    one.close()
+        if self._consumer is not None:
+            with suppress(KafkaError):
+                self._consumer.close(timeout_ms=_CLOSE)
+        if self._ends is not None:
+            self._ends.close()

@@ -8,11 +8,12 @@ last, so a value is whole only if its pieces come one after the other from 0.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
-from stream_monitor.errors import StoreError
+from stream_monitor.errors import UnusableError
 
 _MOST = 512 * 2**10  # bytes; brokers take 1 MiB by default
 _COUNT = 2  # bytes of the number of pieces
@@ -28,6 +29,26 @@ def cut(key: Key, value: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield msgspec.json.encode([*key, i]), head + value[i * _MOST : (i + 1) * _MOST]
 
 
+@contextmanager
+def ours(record: Any) -> Iterator[None]:
+    """Whoever reads a record of the service's topics relies on its being one of the service's.
+
+    Raises
+    ------
+    UnusableError
+        It is none.
+    """
+    try:
+        yield
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        raise UnusableError(
+            f"{record.topic}:{record.partition}@{record.offset} with the key "
+            f"{(record.key or b'')[:80]!r} is no record of this service ({error}): does something "
+            "else write to its topics? Choose another store.prefix and source.group_id to begin "
+            "anew"
+        ) from error
+
+
 class Pieces:
     """Puts values together again; keeps what is not whole yet."""
 
@@ -39,16 +60,10 @@ class Pieces:
 
         Raises
         ------
-        StoreError
-            It is none of ours.
+        msgspec.DecodeError, TypeError, ValueError
+            It is none of ours; see :func:`ours`.
         """
-        try:
-            *name, i = msgspec.json.decode(raw, type=list[Any])
-        except (msgspec.DecodeError, ValueError):
-            raise StoreError(
-                f"a record with the key {raw[:80]!r} holds no state: does something else write to "
-                "the service's topics? Choose another store.prefix"
-            ) from None
+        *name, i = msgspec.json.decode(raw, type=list[Any])
         key = tuple(name)
         if value is None:  # deleted
             self._parts.pop(key, None)

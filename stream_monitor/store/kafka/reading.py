@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
 
-from stream_monitor.sources.kafka_client import connected
+from stream_monitor.sources.kafka_client import ANSWER, connected, partitions_of
 from stream_monitor.sources.kafka_errors import errors
 
 _OPTIONS = {
@@ -19,7 +21,6 @@ _OPTIONS = {
     "fetch_max_bytes": 16 * 2**20,
     "max_partition_fetch_bytes": 4 * 2**20,
 }
-_ANSWER = 10_000  # milliseconds that a question to the brokers may take
 
 
 class Reader:
@@ -46,7 +47,7 @@ class Reader:
         """Whether a partition was not read up to such an offset yet."""
         with errors(f"topic {self._topic}"):
             return any(
-                (self._consumer.position(TopicPartition(self._topic, p), _ANSWER) or 0) < end
+                (self._consumer.position(TopicPartition(self._topic, p), ANSWER) or 0) < end
                 for p, end in ends.items()
             )
 
@@ -55,7 +56,8 @@ class Reader:
         self._consumer.seek(TopicPartition(self._topic, partition), offset)
 
     def close(self) -> None:
-        self._consumer.close(timeout_ms=1_000)
+        with suppress(KafkaError):
+            self._consumer.close(timeout_ms=1_000)
 
 
 class Ends:
@@ -69,14 +71,15 @@ class Ends:
         """The offset of the next record, by partition."""
         with errors(f"topic {topic}"):
             found = self._consumer.end_offsets(
-                [TopicPartition(topic, p) for p in partitions], timeout_ms=_ANSWER
+                [TopicPartition(topic, p) for p in partitions], timeout_ms=ANSWER
             )
         return {p.partition: int(end) for p, end in found.items()}
 
     def partitions(self, topic: str) -> frozenset[int]:
-        """Those of a topic; empty where there is none, or nobody answers."""
+        """Those of a topic; empty where there is none."""
         with errors(f"topic {topic}"):
-            return frozenset(self._consumer.partitions_for_topic(topic) or ())
+            return partitions_of(self._consumer, topic)
 
     def close(self) -> None:
-        self._consumer.close(timeout_ms=1_000)
+        with suppress(KafkaError):
+            self._consumer.close(timeout_ms=1_000)

@@ -29,7 +29,7 @@ from kafka.errors import TopicAlreadyExistsError
 
 from stream_monitor.config.model import Config, KafkaLabels, KafkaSource, KafkaStore
 from stream_monitor.config.units import SECOND
-from stream_monitor.errors import StoreError
+from stream_monitor.errors import UnusableError
 from stream_monitor.sources.kafka_client import connected
 
 _FOREVER = str(2**63 - 1)
@@ -130,7 +130,7 @@ class Topics:
 
         Raises
         ------
-        StoreError
+        UnusableError
             One is there with another number of partitions than it must have.
         KafkaError
             No broker answers, or it refuses.
@@ -151,7 +151,7 @@ class Topics:
             found = known[topic.name]
             if topic.fixed and found != topic.partitions:
                 remedy = topic.fixed.format(there=found)
-                raise StoreError(
+                raise UnusableError(
                     f"the topic {topic.name} has {found} partitions, not {topic.partitions}; "
                     f"{remedy}"
                 )

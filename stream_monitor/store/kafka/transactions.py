@@ -20,6 +20,11 @@ from kafka.structs import OffsetAndMetadata
 from stream_monitor.errors import StoreError
 from stream_monitor.sources.kafka_client import connected
 
+_MOST = 20.0  # seconds that one may take: who does not come round for 30 is taken for stuck
+_LAST = 4.0  # seconds that a transaction may take once the service is to end
+_BLOCK = 10_000  # milliseconds that the client waits for what it must know first
+_JOIN = 1.0  # seconds that a producer's thread has to end
+
 log = structlog.get_logger()
 
 
@@ -42,7 +47,7 @@ class Transactions:
 
     def __init__(self, options: Mapping[str, object], name: str, timeout: int) -> None:
         self.name = name
-        self._seconds = timeout / 1e6
+        self._seconds = min(timeout / 1e6, _MOST)
         self._options = dict(options) | {
             "transactional_id": name,
             "transaction_timeout_ms": timeout // 1_000,
@@ -50,7 +55,7 @@ class Transactions:
             "linger_ms": 5,
             "batch_size": 2**18,
             "max_request_size": 2**26,
-            "max_block_ms": timeout // 1_000,
+            "max_block_ms": min(timeout // 1_000, _BLOCK),
             "request_timeout_ms": max(1_000, timeout // 2_000),
             "delivery_timeout_ms": max(1_100, timeout // 1_000),
         }
@@ -72,8 +77,7 @@ class Transactions:
             producer.init_transactions()
         except KafkaError as error:
             if producer is not None:
-                with suppress(KafkaError):
-                    producer.close(timeout=0)
+                _end(producer)
             raise StoreError(
                 f"transactions as {self.name}: {type(error).__name__}: {error}; it is tried again"
             ) from error
@@ -134,18 +138,31 @@ class Transactions:
         if not result.wait(timeout_ms=max(1.0, (deadline - time.monotonic()) * 1_000)):
             raise KafkaTimeoutError("no answer in time")
 
+    def hurry(self) -> None:
+        """Nothing may take long any more."""
+        self._seconds = min(self._seconds, _LAST)
+
     def drop(self) -> None:
         """Leave whatever is open; the next :meth:`open` ends it."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            with suppress(KafkaError):
-                producer.close(timeout=0)
+            _end(producer)
 
     def close(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            with suppress(KafkaError):
-                producer.close(timeout=2)
+        """Every transaction has come to its end, so nothing is left to be waited for."""
+        self.drop()
+
+
+def _end(producer: Any) -> None:
+    """Close a producer without sending what it still holds.
+
+    kafka-python's own ``close`` waits for that first and, where it does not go, leaves its thread
+    at work: with each commit that fails one more.
+    """
+    producer._sender.force_close()
+    producer._sender.join(_JOIN)
+    with suppress(KafkaError):
+        producer.close(timeout=0)
 
 
 def partition_of(name: str) -> Any:

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 import msgspec
 
-from stream_monitor.errors import StoreError
+from stream_monitor.errors import StoreError, UnusableError
 from stream_monitor.sources.kafka_errors import errors
 from stream_monitor.sources.several import INSTANCE
 from stream_monitor.store.base import Checkpoint, ChunkKey, PaneKey, PartitionState
 from stream_monitor.store.kafka.letters import letter_record
-from stream_monitor.store.kafka.pieces import Pieces, cut
+from stream_monitor.store.kafka.pieces import Pieces, cut, ours
 from stream_monitor.store.kafka.progress import PROGRESS, Progress
 from stream_monitor.store.kafka.reading import Ends, Reader
 from stream_monitor.store.kafka.topics import Topics, place_of
@@ -70,7 +70,7 @@ class WorkerStore:
         self._options = options
         self._transactions = transactions
         self._group = group
-        self._count = 0
+        self._count, self._looked = 0, False
         self._ends: Ends | None = None
         self._control: Reader | None = None
         self._progress = Progress()
@@ -86,9 +86,11 @@ class WorkerStore:
         StoreError
             That does not work now.
         """
-        if not self._count:
+        self._beat()
+        if not self._looked:
             with errors("the service's topics"):
                 self._count = self._topics.make(self._options)
+            self._looked = True
         self._transactions.open()
 
     # --- reading --------------------------------------------------------------------------------
@@ -102,15 +104,20 @@ class WorkerStore:
             It cannot be read now; or it is not what belongs to the group's offsets.
         """
         self.open()
+        self._beat()
         # stable offsets first: what they belong to is in the state's topic then
         known = [n for n in names if self._group is not None and _is_kafka(n)]
-        committed = self._group.committed(known) if self._group is not None else {}
-        found = self._read(names)
+        try:
+            committed = self._group.committed(known) if self._group is not None else {}
+            found = self._read(names)
+        except StoreError:
+            self._looked = False  # one of the topics may be gone
+            raise
         for name in names:
             state = found.get(name)
             there = None if state is None else state.position
             if name in committed and there != str(committed[name]):
-                raise StateMissingError(
+                raise UnusableError(
                     f"{name}: the group has committed offset {committed[name]}, the state in "
                     f"{self._topics.state.name} is of {there}: was that topic deleted, or its "
                     "number of partitions changed? Restore it, or choose another source.group_id "
@@ -133,15 +140,16 @@ class WorkerStore:
             while reader.behind(ends):
                 self._beat()
                 for record in reader.poll(_POLL_SECONDS):
-                    whole = pieces.take(record.key, record.value)
-                    name, kind, *rest = msgspec.json.decode(record.key)[:-1]
-                    if name not in wanted:
-                        continue
-                    if kind == HEAD:
-                        if whole is not None:
-                            heads[name] = head_of(whole[1])
-                        continue
-                    chunk = chunk_of(rest)
+                    with ours(record):
+                        whole = pieces.take(record.key, record.value)
+                        name, kind, *rest = msgspec.json.decode(record.key)[:-1]
+                        if name not in wanted:
+                            continue
+                        if kind == HEAD:
+                            if whole is not None:
+                                heads[name] = head_of(whole[1])
+                            continue
+                        chunk = chunk_of(rest)
                     if record.value is None:
                         keys[name][chunk.pane].discard(record.key)
                         chunks[name].pop(chunk, None)
@@ -177,12 +185,14 @@ class WorkerStore:
     def progress(self) -> Progress:
         """How far the aggregator is, as far as it has said so."""
         if self._control is None:
+            self._beat()
             self._control = Reader(self._options, self._topics.control.name, [0])
             self._pieces = Pieces()
         for record in self._control.poll(0):
-            whole = self._pieces.take(record.key, record.value)
-            if whole is not None and whole[0] == PROGRESS:
-                self._progress = msgspec.json.decode(whole[1], type=Progress)
+            with ours(record):
+                whole = self._pieces.take(record.key, record.value)
+                if whole is not None and whole[0] == PROGRESS:
+                    self._progress = msgspec.json.decode(whole[1], type=Progress)
         return self._progress
 
     # --- writing --------------------------------------------------------------------------------
@@ -199,6 +209,7 @@ class WorkerStore:
         StoreError
             It did not work, or nobody knows: every partition must be restored.
         """
+        self._beat()
         records = [*self._state(checkpoint)]
         if self._topics.joins is not None:
             records += [Outgoing(self._topics.joins.name, p, None, row) for p, row in rows]
@@ -214,7 +225,11 @@ class WorkerStore:
                 if state.position is not None and _is_kafka(name)
             }
             membership = self._group.membership()
-        self._transactions.run(records, offsets, membership)
+        try:
+            self._transactions.run(records, offsets, membership)
+        except StoreError:
+            self._looked = False  # one of the topics may be gone
+            raise
 
     def _state(self, checkpoint: Checkpoint) -> Iterator[Outgoing]:
         topic = self._topics.state.name
@@ -245,6 +260,10 @@ class WorkerStore:
             self._ends = Ends(self._options)
         return self._ends
 
+    def hurry(self) -> None:
+        """The service is to end: nothing may take long any more."""
+        self._transactions.hurry()
+
     def close(self) -> None:
         self._transactions.close()
         for reader in (self._control, self._ends):
@@ -253,24 +272,17 @@ class WorkerStore:
                     reader.close()
 
 
-class StateMissingError(StoreError):
-    """The state's topic does not hold what the group's offsets belong to; waiting is no remedy."""
-
-
 def head_of(data: bytes) -> Head:
     """A head, if this program can read it.
 
     Raises
     ------
-    StoreError
+    UnusableError
         It is of another format.
     """
-    try:
-        head = msgspec.json.decode(data, type=Head)
-    except msgspec.DecodeError as error:
-        raise StoreError(f"the state's topic holds a damaged record: {error}") from None
+    head = msgspec.json.decode(data, type=Head)
     if head.format != FORMAT_VERSION:
-        raise StateMissingError(
+        raise UnusableError(
             f"state of format {head.format}, this program reads {FORMAT_VERSION}: run the version "
             "that wrote it, or choose another store.prefix and source.group_id to begin anew"
         )
