@@ -388,16 +388,23 @@ def _deleted(stage: Stage) -> None:
         admin.delete_topics([f"{stage.group()}-state"])
 
 
+def _grow(stage: Stage, topic: str, count: int) -> None:
+    with stage.admin() as admin:
+        admin.create_partitions({topic: NewPartitions(count)})
+        deadline = time.monotonic() + 30
+        while len(admin.describe_topics([topic])[0]["partitions"]) < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
 def _grown(stage: Stage) -> None:
     name = f"{stage.topic}:0"
     count = next(n for n in itertools.count(3) if place_of(name, n) != place_of(name, 2))
-    with stage.admin() as admin:
-        admin.create_partitions({f"{stage.group()}-state": NewPartitions(count)})
+    _grow(stage, f"{stage.group()}-state", count)
 
 
 def _control_grown(stage: Stage) -> None:
-    with stage.admin() as admin:
-        admin.create_partitions({f"{stage.group()}-control": NewPartitions(2)})
+    _grow(stage, f"{stage.group()}-control", 2)
 
 
 @pytest.mark.parametrize(
@@ -444,14 +451,15 @@ def test_a_full_disk_stops_commits_and_loses_nothing(tmp_path: Path, broker: Kaf
     world = Distributed(tmp_path, broker, f"full-{time.time_ns()}", rows=2_000, a_record=100)
     world.produce()
     service = world.replica()
-    with service, healthy(service):
-        resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (4_096, resource.RLIM_INFINITY))
-        service.wait_for(
-            "failed commits", lambda: service.metric("stream_monitor_commit_failures_total") > 0
-        )
-        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-        resource.prlimit(service.pid, resource.RLIMIT_FSIZE, unlimited)
-        service.wait_for("all events", lambda: service.accepted() == len(world.found.events))
+    with service:
+        with healthy(service):
+            resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (4_096, resource.RLIM_INFINITY))
+            service.wait_for(
+                "failed commits", lambda: service.metric("stream_monitor_commit_failures_total") > 0
+            )
+            unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+            resource.prlimit(service.pid, resource.RLIMIT_FSIZE, unlimited)
+            service.wait_for("all events", lambda: service.accepted() == len(world.found.events))
         assert service.stop() == 0
 
 
@@ -470,7 +478,7 @@ def test_sigterm_leaves_nothing_to_be_read_again(stage: Stage) -> None:
     assert stage.committed() == [0, 0]
     with service:
         stage.counted(service)
-        assert service.metric("stream_monitor_records_total") == stage.sent
+        assert service.metric("stream_monitor_records_consumed_total") == stage.sent
 
 
 @pytest.mark.parametrize("how", ["kill", "freeze"])

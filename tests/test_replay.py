@@ -399,7 +399,7 @@ def test_after_a_fix_windows_are_those_of_a_run_that_never_failed(
     assert sum(len(p) if isinstance(p, list) else 1 for p in payloads) == events
     with replica:
         replica.wait_for("the expected windows", lambda: world.live(replica) == expected or None)
-        assert replica.accepted() == events
+        replica.wait_for("all events", lambda: replica.accepted() == events)
         assert replica.stop() == 0
     assert run(replica.folder).startswith("0 dead letters replayed")
 

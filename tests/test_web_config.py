@@ -526,7 +526,7 @@ def test_prometheus_scrapes_the_service_over_tls_with_a_password(
         server = Prometheus(tmp_path, service.url.removeprefix("https://"), "127.0.0.1:9")
         path = tmp_path / "prometheus" / "prometheus.yml"
         config: dict[str, Any] = yaml.safe_load(path.read_text())
-        (job,) = config["scrape_configs"]
+        job, *_ = config["scrape_configs"]
         job |= {
             "scheme": "https",
             "basic_auth": {"username": "alice", "password": PASSWORD},

@@ -152,7 +152,7 @@ class KafkaSource:
     def _go_on(self, which: Any, position: int) -> None:
         """Read on, though the next record was deleted or the topic made anew."""
         with errors(_name(which)):
-            if which in self._held:  # where it begins is said later
+            if which not in self._assigned:  # where it begins is said later
                 self._consumer.seek(which, self._first(which))
                 return
             self._ends[which] = self._end(which)
