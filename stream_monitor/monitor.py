@@ -109,6 +109,11 @@ class Monitor:
             for name, reason in self._pipeline.matured.restore(stored).items():
                 log.warning("begins anew", what=name, reason=reason)
 
+    @property
+    def lag(self) -> dict[str, int]:
+        """Records of each partition that are still to be read, where its end is known."""
+        return self._reading.lag
+
     def run(self, stop: threading.Event) -> None:
         """Go round until told to stop; then commit what was read."""
         self.show()
@@ -251,7 +256,7 @@ class Monitor:
             commit_failures=self._commit_failures,
             dead_letters_dropped=self._store.dead_letters_dropped,
             partitions=tuple(sorted(n for n in partitions if n != NAME)),
-            lag=reading.lag,
+            lag=self.lag,
             **counted(pipeline.closing, reading.at_end, self._watched),
         )
 

@@ -58,23 +58,24 @@ class Replica:
         self._stop = stop
         # what is raised here leaves everything uncommitted, and that is what is read again
         with suppress(_Stopped):
-            self._go_round(stop)
+            while not stop.is_set():
+                self.round()
         self._stop = None
         for part in self._parts:
             part.close()
 
-    def _go_round(self, stop: threading.Event) -> None:
+    def round(self) -> None:
+        """Both parts once; then show what there is."""
         busy = False
-        while not stop.is_set():
-            if self.worker is not None:
-                busy = self.worker.round(0.0 if self.aggregator is not None else _POLL_SECONDS)
-            self.beat()
-            if self.aggregator is not None:
-                self.aggregator.round(0.0 if busy else _POLL_SECONDS)
-                if not busy:
-                    self.aggregator.prepare()
-            if time.monotonic() - self._shown > _SHOW_SECONDS:
-                self.show()
+        if self.worker is not None:
+            busy = self.worker.round(0.0 if self.aggregator is not None else _POLL_SECONDS)
+        self.beat()
+        if self.aggregator is not None:
+            self.aggregator.round(0.0 if busy else _POLL_SECONDS)
+            if not busy:
+                self.aggregator.prepare()
+        if time.monotonic() - self._shown > _SHOW_SECONDS:
+            self.show()
 
     def show(self) -> None:
         """Put a new snapshot on the board."""

@@ -72,20 +72,19 @@ class Section(msgspec.Struct, kw_only=True):
     date: str = ""
 
 
-def pairs(
-    ours: Callable[[], Any],
-    theirs: Callable[[], Any],
+def turns(
+    ours: Callable[[], float],
+    theirs: Callable[[], float],
     *,
     number: int,
     units: float = 1.0,
-    clock: Callable[[], float] = time.process_time,
     tell: Tell = lambda _what: None,
 ) -> tuple[list[float], list[float]]:
-    """Time both in turns, each first as often as the other, after one of each that is not timed.
+    """Call both in turns, each first as often as the other, after one of each that does not count.
 
     Returns
     -------
-    Seconds over ``units`` a call: (ours, theirs), ``number`` of each.
+    What they give over ``units``: (ours, theirs), ``number`` of each.
     """
     found: tuple[list[float], list[float]] = ([], [])
     calls = ours, theirs
@@ -95,10 +94,30 @@ def pairs(
         tell(f"pair {i + 1} of {number}")
         for which in (0, 1) if i % 2 else (1, 0):
             gc.collect()
-            began = clock()
-            calls[which]()
-            found[which].append((clock() - began) / units)
+            found[which].append(calls[which]() / units)
     return found
+
+
+def pairs(
+    ours: Callable[[], Any],
+    theirs: Callable[[], Any],
+    *,
+    number: int,
+    units: float = 1.0,
+    clock: Callable[[], float] = time.process_time,
+    tell: Tell = lambda _what: None,
+) -> tuple[list[float], list[float]]:
+    """The seconds that both take, see :func:`turns`."""
+
+    def timed(call: Callable[[], Any]) -> Callable[[], float]:
+        def run() -> float:
+            began = clock()
+            call()
+            return clock() - began
+
+        return run
+
+    return turns(timed(ours), timed(theirs), number=number, units=units, tell=tell)
 
 
 def microseconds(values: Sequence[float]) -> list[float]:
