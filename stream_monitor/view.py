@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from stream_monitor.values import Value, WindowResult, note_of
 from stream_monitor.watch import Watched, WatchedPart
 
 HISTORY = 60
+_SHARE = 0.03  # of the time, at most, goes into windows that only fill
 
 log = structlog.get_logger()
 
@@ -49,6 +51,8 @@ class Views:
             for w in windows
             for maturity in ("", *maturities)
         }
+        self._filling: dict[tuple[str, str], WindowResult] = {}
+        self._due = 0.0
 
     def add(self, results: Iterable[WindowResult]) -> None:
         """Take in closed windows; a new revision replaces the old one."""
@@ -60,8 +64,7 @@ class Views:
                 self._history[key] = [newest[i] for i in sorted(newest)][-HISTORY:]
 
     def models(self, publisher: Publisher) -> tuple[ModelView, ...]:
-        keys = {(p.name, p.version, p.label): p.key for m in self._watched for p in m.parts}
-        filling = {(keys[r.model, r.version, r.segment], r.window): r for r in publisher.filling()}
+        self._fill(publisher)
         return tuple(
             ModelView(
                 model.name,
@@ -71,13 +74,25 @@ class Views:
                 part.reference.reference.rows,
                 part.reference.cells,
                 tuple(
-                    self._window(part, w, publisher, filling.get((part.key, w.name)))
+                    self._window(part, w, publisher, self._filling.get((part.key, w.name)))
                     for w in self._windows
                 ),
             )
             for model in self._watched
             for part in model.parts
         )
+
+    def _fill(self, publisher: Publisher) -> None:
+        """Evaluate windows that fill, the less often the longer it takes."""
+        began = time.monotonic()
+        if began < self._due:
+            return
+        keys = {(p.name, p.version, p.label): p.key for m in self._watched for p in m.parts}
+        self._filling = {
+            (keys[r.model, r.version, r.segment], r.window): r for r in publisher.filling()
+        }
+        ended = time.monotonic()
+        self._due = ended + (ended - began) / _SHARE
 
     def _window(
         self,
@@ -89,6 +104,8 @@ class Views:
         names = part.name, part.version, part.label, window.name
         history = tuple(self._history[*names, ""])
         closed = history[-1] if history else None
+        if filling is not None and closed is not None and filling.index <= closed.index:
+            filling = None  # it has closed since it was evaluated
         return WindowView(
             window.name,
             self._lengths[window.name],

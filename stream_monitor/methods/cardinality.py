@@ -181,9 +181,8 @@ class _Measure:
 
 def _constant(cells: Cells, distinct: float, rows: int, *, unseen: int) -> Measured:
     name, value, spread = cells.column.name, nan, nan
-    if rows:
-        if not isnan(distinct):
-            value = float(distinct == 1 and not unseen)
+    if rows and not isnan(distinct):
+        value = float(distinct == 1 and not unseen)
         # so that 1 is as far out in a normal distribution as a constant window is improbable
         spread = -1.0 / float(special.ndtri_exp(log_chance(cells, rows)))
     return Measured(

@@ -40,6 +40,7 @@ from stream_monitor.sources.kafka_records import read_anyhow
 _DEFAULTS = {
     "max_poll_records": 10_000_000,
     "fetch_max_bytes": 8 * 2**20,
+    "max_partition_fetch_bytes": 4 * 2**20,  # large runs cost less an event
     "metadata_max_age_ms": 10_000,  # partitions that are added are read soon
     "max_poll_interval_ms": 900_000,  # a large state takes long to restore
     # who keeps a partition through a rebalance goes on reading it meanwhile

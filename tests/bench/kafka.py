@@ -22,9 +22,9 @@ from tests.bench.lines import Line, Section, Tell, microseconds, pairs, turns
 from tests.kafka_broker import KafkaBroker, create_topic
 
 EVENTS_TOPIC, PANES_TOPIC = "events", "panes"
-EVENTS, PANES = 50_000, 60_000
-PAIRS = 2
-RESTORES = 3
+EVENTS, PANES = 200_000, 60_000
+PAIRS = 7
+RESTORES = 15
 _NUMBERS = itertools.count()
 
 
