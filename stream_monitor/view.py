@@ -143,12 +143,14 @@ def counted(closing: Closing, at_end: Iterable[str], watched: Sequence[Watched])
         total = tally(what)
         return {(m.name, m.version): total[m.key] for m in watched}
 
+    records = tally(RECORDS)
     return {
         "last_record": closing.last_record,
         "watermark": closing.watermark(at_end) or 0,
-        "records": tally(RECORDS),
+        "records": records,
         "bytes": tally(BYTES),
-        "lost": tally(LOST),
+        # from 0, or nobody would see the first loss as a rise
+        "lost": dict.fromkeys(records, 0) | dict(tally(LOST)),
         "accepted": by_model(ACCEPTED),
         "late": by_model(LATE),
         "expired": by_model(EXPIRED),

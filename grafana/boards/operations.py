@@ -140,20 +140,30 @@ def build() -> dashboard.Dashboard:
                     "{{job}} {{partition}}",
                 ),
                 unit="cps",
-                width=8,
+                width=6,
             ),
             lines(
                 "Bytes read",
                 "Payload bytes read a second.",
                 Query(f"sum by (job) ({rate('consumed_bytes_total', PROCESS)})", "{{job}}"),
                 unit="binBps",
-                width=8,
+                width=6,
             ),
             lines(
                 "Records waiting",
                 "Records in the source that are not read yet, where the source knows.",
                 Query(metric("lag_records", PROCESS), "{{instance}} {{partition}}"),
-                width=8,
+                width=6,
+            ),
+            lines(
+                "Records lost",
+                "Records that Kafka deleted before they were read.",
+                Query(
+                    f"sum by (job, partition) "
+                    f"(increase({metric('records_lost_total', PROCESS)}[$__rate_interval]))",
+                    "{{job}} {{partition}}",
+                ),
+                width=6,
             ),
             lines(
                 "Events counted",

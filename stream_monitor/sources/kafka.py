@@ -246,23 +246,24 @@ class KafkaSource:
 
     def seek(self, partition: str, position: str | None) -> str | None:
         which = _partition(partition)
-        held = self._held.pop(which, None)
-        self._assigned.add(which)
         with errors(partition):
-            if position is not None and which in self._ends:
+            if position is not None and which in self._assigned:
                 begin = int(position)  # it was looked at when reading began
             else:
                 self._ends[which] = self._end(which)
-                begin = self._start(which, position, held)
+                begin = self._start(which, position)
             self._consumer.seek(which, begin)
+        # not before: where it fails, it is tried again from the same
+        self._held.pop(which, None)
+        self._assigned.add(which)
         return str(begin)
 
-    def _start(self, which: Any, position: str | None, held: int | None) -> int:
+    def _start(self, which: Any, position: str | None) -> int:
         if position is not None:
             return self._retained(which, int(position))
         if which.topic == self._joins:
             return self._first(which)
-        start = self._starts.get(which, held)
+        start = self._starts.get(which, self._held.get(which))
         if start is None:
             start = self._position(which, ANSWER)
         if start is None:
