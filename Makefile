@@ -9,8 +9,9 @@ SEED ?= 1
 SCENARIO ?= drift
 TESTS ?= tests
 JOBS ?= 2
+BENCH ?=
 
-.PHONY: help demo test lint lock dashboards clean
+.PHONY: help demo test bench lint lock dashboards clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -29,6 +30,9 @@ test: $(STAMP) ## all tests and checks; names the system packages that are missi
 	@$(BIN)/python tests/needs.py
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/pytest -n $(JOBS) --dist loadfile $(TESTS)
+
+bench: $(STAMP) ## ratios against named baselines into docs/performance.md: BENCH="kafka memory" for some
+	$(BIN)/python -m tests.bench $(BENCH)
 
 lint: $(STAMP) ## style and types only
 	$(BIN)/ruff check .

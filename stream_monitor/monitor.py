@@ -38,7 +38,7 @@ from stream_monitor.watch import Watched
 from stream_monitor.watch_outcome import Outcomes
 
 _POLL_SECONDS = 0.2
-_SHOW_SECONDS = 0.5
+_SHOW_SECONDS = 0.2
 
 log = structlog.get_logger()
 

@@ -16,7 +16,7 @@ from stream_monitor.view import state_bytes
 from stream_monitor.worker import Worker
 
 _POLL_SECONDS = 0.1
-_SHOW_SECONDS = 0.5
+_SHOW_SECONDS = 0.2
 _BEAT_SECONDS = 1.0
 
 

@@ -405,7 +405,7 @@ class KafkaStore(Section):
     partitions: int = Field(
         default=8, gt=0, le=1000, description="of the state's topic, when it is made"
     )
-    commit_interval: Duration = SECOND
+    commit_interval: Duration = SECOND // 2
     transaction_timeout: Duration = Field(
         default=10 * SECOND,
         gt=0,
