@@ -29,7 +29,7 @@ demo: $(STAMP) ## a model's traffic with drift setting in: DURATION=60 SEED=1 SC
 test: $(STAMP) ## all tests and checks; names the system packages that are missing
 	@$(BIN)/python tests/needs.py
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest -n $(JOBS) --dist loadfile $(TESTS)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 bench: $(STAMP) ## ratios against named baselines into docs/performance.md: BENCH="kafka memory" for some
 	$(BIN)/python -m tests.bench $(BENCH)

@@ -12,6 +12,25 @@ from tests.nannyml_data import SHARED_DATA, data_folder
 
 __all__ = ["kafka_broker", "kafka_cluster"]
 
+# Those that wait for servers and processes most, the longest first: begun last, one of them would
+# keep a single process busy while the others have nothing left to do.
+_LONG = (
+    "test_outages",
+    "test_replay",
+    "test_replicas",
+    "test_kafka_cluster",
+    "test_late_crashes",
+    "test_crashes",
+    "test_any_bytes",
+    "test_fuzz",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long files; the others stay in their order."""
+    order = {name: place for place, name in enumerate(_LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(_LONG)))
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
