@@ -211,6 +211,7 @@ class Chaos:
         if not service.running:
             raise AssertionError(f"a replica ended by itself:\n{service.log()[-3000:]}")
         service.kill()
+        service.keep_log(next(self._count))
         time.sleep(self._random.random() * 2)
         service.launch()
 
@@ -316,6 +317,10 @@ def compare(found: Rows, expected: Rows) -> str:
     """What differs, for people; empty where nothing does."""
     differing = [k for k in expected.keys() | found.keys() if found.get(k) != expected.get(k)]
     lines = [f"{len(differing)} of {len(expected)} values differ"] if differing else []
+    windows = {
+        k[:4]: (found.get(k, {}).get("rows"), expected.get(k, {}).get("rows")) for k in differing
+    }
+    lines += [f"{k}: {a} rows, expected {b}" for k, (a, b) in sorted(windows.items(), key=str)]
     for key in sorted(differing, key=str)[:5]:
         lines += [f"{key}", f"  found    {found.get(key)}", f"  expected {expected.get(key)}"]
     return "\n".join(lines)

@@ -93,6 +93,10 @@ class Service:
     def log(self) -> str:
         return self._log_path.read_text(errors="replace")
 
+    def keep_log(self, number: int) -> None:
+        """Put what it said aside; the next start begins a new log."""
+        self._log_path.rename(self._log_path.with_name(f"service-{number}.log"))
+
     def kill(self) -> None:
         """SIGKILL: nothing is committed, nothing said."""
         self._end(signal.SIGKILL)
