@@ -86,9 +86,9 @@ class Publisher:
             self._detect(model, watermark, panes)
             for window in self._windows:
                 mark = self._mark(model, window, watermark)
-                for part in model.parts if mark is not None else ():
+                for part in model.parts:
                     again = touched.get((part.key, window.clock), set())
-                    results += self._close(part, window, mark or 0, again, panes)
+                    results += self._close(part, window, mark, again, panes)
             self._drop(model, watermark)
         return results
 
@@ -191,13 +191,16 @@ class Publisher:
         self,
         part: WatchedPart,
         window: Window,
-        mark: int,
+        mark: int | None,
         touched: set[int],
         panes: Callable[[], dict[tuple[str, str], set[int]]],
     ) -> list[WindowResult]:
-        last = window.last_closed(mark)
         state = self._state(part, window)
-        if state is None or last < state.origin:
+        if state is None:
+            return []
+        # while nobody knows how far all are no window closes; closed ones change nevertheless
+        last = state.next - 1 if mark is None else window.last_closed(mark)
+        if last < state.origin:
             return []
         self._published[part.key, window.name] = state
         again: set[int] = set()

@@ -18,11 +18,13 @@ from stream_monitor.errors import StoreError, UnusableError
 from stream_monitor.panes.partition import Partition, Shape
 from stream_monitor.store.base import Checkpoint, DeadLetter, PaneKey
 from stream_monitor.store.kafka import pieces
+from stream_monitor.store.kafka.aggregator import AggregatorStore, Conclusions, Update
 from stream_monitor.store.kafka.letters import letter_record
 from stream_monitor.store.kafka.pieces import Pieces, cut, ours
+from stream_monitor.store.kafka.progress import Progress
 from stream_monitor.store.kafka.topics import Topic, Topics, place_of
 from stream_monitor.store.kafka.transactions import Outgoing, Transactions
-from stream_monitor.store.kafka.worker import WorkerStore
+from stream_monitor.store.kafka.worker import Head, WorkerStore
 from tests.kafka_broker import ExternalBroker, KafkaBroker, create_topic
 
 Broker = KafkaBroker | ExternalBroker
@@ -229,6 +231,56 @@ def test_what_was_left_open_is_ended_and_never_seen(kept: Kept) -> None:
         producer.send(topic, value, key=key, partition=place_of("t:0", 3)).get(10)
     # killed here: another one under its name goes on
     assert restored(kept.store(), "t:0") == {"t:0": None}
+
+
+# --- the aggregator's store ---------------------------------------------------------------------
+
+
+def active(kept: Kept) -> tuple[AggregatorStore, Conclusions]:
+    """The next aggregator, which is the active one."""
+    group = {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 500}
+    transactions = Transactions(kept.options, f"{kept.name}-aggregator", 5_000_000)
+    store = AggregatorStore(kept.topics, kept.options, group, transactions, lambda: None)
+    deadline = time.monotonic() + 30
+    while not (store.owns() and store.settled()):
+        assert time.monotonic() < deadline
+    return store, store.begin()
+
+
+def updates(store: AggregatorStore) -> list[Update]:
+    """All that there are by now."""
+    found = list(store.updates(0.5))
+    while not store.caught_up():
+        found += store.updates(0.5)
+    return found
+
+
+def test_a_successor_learns_of_panes_whose_commit_was_read_in_part(kept: Kept) -> None:
+    """A poll ends anywhere; what was concluded then took no account of a chunk without a head."""
+    worker = kept.store()
+    restored(worker, "t:0", "t:1")
+    committed(worker, counted("t:1", 4))
+    place, data = place_of("t:0", 3), counted("t:0", 2).checkpoint()
+    pane = PaneKey("m", "time", 1)
+    chunks = {key: value for key, value in data.chunks.items() if key.pane == pane}
+    assert chunks
+
+    def write(*records: tuple[bytes, bytes]) -> None:
+        state = kept.topics.state.name
+        worker._transactions.run([Outgoing(state, place, *r) for r in records], {}, None)
+
+    for key, value in chunks.items():
+        write(*cut(("t:0", "chunk", *key.pane, key.chunk), value))
+    first, _ = active(kept)
+    assert [u.name for u in updates(first)] == ["t:1"]
+    assert first.commit(Checkpoint(service=b"concluded"), Progress())
+    first.close()
+    head = msgspec.json.encode(Head(data.position, msgspec.Raw(data.meta)))
+    write(*cut(("t:0", "head"), head))
+    second, known = active(kept)
+    assert known.service == b"concluded"
+    assert {u.name: u.touched for u in updates(second)} == {"t:0": {pane}, "t:1": set()}
+    second.close()
 
 
 def test_letters_keep_what_they_were_and_say_what_was_wrong(kept: Kept) -> None:

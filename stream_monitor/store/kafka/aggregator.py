@@ -119,6 +119,8 @@ class AggregatorStore:
         self._touched: dict[str, set[PaneKey]] = defaultdict(set)
         self._counted: dict[int, int] = {}  # records that an earlier aggregator took account of
         self._followed: dict[int, int] = {}
+        # of a partition whose head has not come yet: where what it is of begins
+        self._headless: dict[str, tuple[int, int]] = {}
         self._written: dict[Key, bytes] = {}
 
     # --- ownership ------------------------------------------------------------------------------
@@ -260,9 +262,11 @@ class AggregatorStore:
             self._followed[record.partition] = record.offset + 1
             with ours(record):
                 whole = self._pieces.take(record.key, record.value)
+                name, kind, *rest = msgspec.json.decode(record.key)[:-1]
+                self._headless.setdefault(name, (record.partition, record.offset))
                 if whole is None:
                     continue
-                (name, kind, *rest), value = whole
+                value = whole[1]
                 if kind == CHUNK:
                     chunk = chunk_of(rest)
                     self._chunks[name][chunk] = value
@@ -270,10 +274,22 @@ class AggregatorStore:
                         self._touched[name].add(chunk.pane)
                     continue
                 head = head_of(value)
+            del self._headless[name]
             state = PartitionState(head.position, bytes(head.meta), self._chunks.pop(name, {}))
             yield Update(
                 name, state, self._touched.pop(name, set()), record.timestamp * _MICROSECONDS
             )
+
+    def _accounted(self) -> dict[int, int]:
+        """Up to which records of the state all updates have been handed out.
+
+        A poll may end within a commit: chunks that have come without their head are not known as
+        changed yet, and a successor has to learn of them.
+        """
+        found = self._counted | self._followed
+        for partition, offset in self._headless.values():
+            found[partition] = min(found[partition], offset)
+        return found
 
     def partitions(self, topics: list[str]) -> frozenset[str]:
         """The names of all partitions of some topics."""
@@ -298,7 +314,7 @@ class AggregatorStore:
         values: dict[Key, bytes] = {
             (_SERVICE,): checkpoint.service,
             PROGRESS: msgspec.json.encode(progress),
-            (_FOLLOWED,): msgspec.json.encode(self._counted | self._followed),
+            (_FOLLOWED,): msgspec.json.encode(self._accounted()),
             **{(_CACHE, name): data for name, data in checkpoint.caches.items()},
         }
         if checkpoint.outcomes is not None:
