@@ -254,6 +254,9 @@ class Reader:
 
     def _each(self, read: Read, places: Sequence[int], payloads: Sequence[bytes]) -> None:
         pick, decoders, members = self._choice.one, self._decoders, read.members
+        if self._choice is ONLY:
+            self._all(read, places, payloads)
+            return
         for place, payload in zip(places, payloads, strict=True):
             try:
                 index = pick(payload)
@@ -264,6 +267,23 @@ class Reader:
             taken, events = members[index]
             taken.append(place)
             events.append(event)
+
+    def _all(self, read: Read, places: Sequence[int], payloads: Sequence[bytes]) -> None:
+        """As :meth:`_each` where there is one type: no Python an event."""
+        decode, events, left = self._decoders[0], list[Any](), iter(payloads)
+        bad: list[int] = []
+        while True:
+            try:
+                events.extend(map(decode, left))
+                break
+            except _REFUSALS:  # those before it are there, and it goes on behind it
+                bad.append(len(events) + len(bad))
+        read.refused.extend(places[i] for i in bad)
+        if bad:
+            known = set(bad)
+            places = [place for i, place in enumerate(places) if i not in known]
+        read.members[0][0].extend(places)
+        read.members[0][1].extend(events)
 
     def _array(self, read: Read, place: int) -> bool:
         """Read the events of a record that is an array; False where it is none."""

@@ -175,7 +175,7 @@ class _TypedDecoder:
         codes = np.empty((len(self._known), n), dtype=np.int32)
         unseen: list[tuple[int, int, str]] = []
         for m, (getter, known_codes) in enumerate(zip(self._codes, self._known, strict=True)):
-            codes[m] = [*map(known_codes.__getitem__, map(getter, events))]
+            codes[m] = known_codes.of([*map(getter, events)])
             unseen += (
                 (m, event, category_of(getter(events[event])) or "")
                 for event in np.flatnonzero(codes[m] == known_codes.unseen).tolist()
@@ -207,6 +207,17 @@ class _Codes(dict[object, int]):
         self.unseen = len(known)
         self[None] = self.unseen + 1
         self._kind, self._known = kind, known
+        if kind is Kind.BOOLEAN:
+            self.update({value: code_of(value, kind, known) for value in (True, False)})
+        else:
+            # a prediction of 1 is the category "1"; so is 1.0, but true, which equals it, is not
+            self.update({s: c for n, c in known.items() for s in spellings(n) if s != n})
+
+    def of(self, values: list[Any]) -> list[int]:
+        """The code of each value."""
+        if self._kind is not Kind.BOOLEAN and bool in {*map(type, values)}:
+            return [code_of(value, self._kind, self._known) for value in values]
+        return [*map(self.__getitem__, values)]
 
     def __missing__(self, value: object) -> int:
         return code_of(value, self._kind, self._known)
