@@ -1,0 +1,290 @@
+"""All that happens to an event, beside what it takes to turn its bytes into columns at all.
+
+Ours is the service's own loop over payloads in memory: decoding, counting, every default method,
+windows, a commit to SQLite a second. The baseline is what any program has to do that wants columns:
+typed structs by msgspec, NumPy arrays of times, ids, numbers, codes, scores and predictions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from operator import attrgetter, itemgetter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import orjson
+
+from stream_monitor.assembly import open_copy
+from stream_monitor.config.model import Config
+from stream_monitor.monitor import Monitor
+from stream_monitor.schema import FloatArray
+from stream_monitor.sources.base import Places, Poll, Records
+from stream_monitor.sources.several import LABELS, Several
+from stream_monitor.watch import watch
+from stream_monitor.watch_outcome import watch_outcomes
+from tests.bench import world
+from tests.bench.lines import Line, Section, Tell, microseconds, turns
+from tests.bench.running import Board
+
+EVENTS = 200_000
+RATE = 50_000  # events a second of event time
+BATCHES = 500, 2_000, 10_000
+PAIRS = 11
+_NUMBERS = itertools.count()
+
+
+def measure(tell: Tell) -> Section:
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder))
+        lines = []
+        for batch in BATCHES:
+            what = f"the whole pipeline, {batch:,} events a poll"
+            tell(what)
+            ours, theirs = turns(
+                lambda b=batch: bench.run(b),  # type: ignore[misc]
+                lambda b=batch: bench.spent(typed, b),  # type: ignore[misc]
+                number=PAIRS,
+                units=EVENTS,
+            )
+            lines.append(_line(what, "bytes to columns, msgspec", ours, theirs, most=2.0))
+        tell("the parts")
+        batch = BATCHES[1]
+        for what, baseline, ours_call, theirs_call in (
+            (
+                "bytes to columns, orjson",
+                "bytes to columns, msgspec",
+                lambda: bench.spent(untyped, batch),
+                lambda: bench.spent(typed, batch),
+            ),
+            (
+                f"with the join and a label an event, {batch:,} of each a poll",
+                "the same without labels",
+                lambda: bench.run(batch, labels=True),
+                lambda: bench.run(batch),
+            ),
+        ):
+            tell(what)
+            ours, theirs = turns(ours_call, theirs_call, number=PAIRS, units=EVENTS)
+            lines.append(_line(what, baseline, ours, theirs))
+        lines.append(bench.evaluating(tell))
+    return Section(title="The pipeline", command="python -m tests.bench pipeline", lines=lines)
+
+
+def _line(
+    what: str,
+    baseline: str,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    most: float | None = None,
+) -> Line:
+    return Line(
+        what=what,
+        baseline=baseline,
+        unit="µs an event",
+        ours=microseconds(ours),
+        theirs=microseconds(theirs),
+        most=most,
+    )
+
+
+# --- bytes to columns ---------------------------------------------------------------------------
+
+_CONTINUOUS, _CATEGORICAL = world.names(world.DEFAULT)
+_CODES = {f"kind_{k}": k for k in range(20)}
+_Features = msgspec.defstruct(
+    "Features",
+    [*((name, float | None) for name in _CONTINUOUS), *((name, str) for name in _CATEGORICAL)],
+    gc=False,
+)
+_Event = msgspec.defstruct(
+    "Event",
+    [
+        ("id", str),
+        ("model", str),
+        ("version", str),
+        ("ts", float),
+        ("features", _Features),
+        ("prediction", int),
+        ("score", float),
+    ],
+    gc=False,
+)
+_decode = msgspec.json.Decoder(_Event).decode
+Columns = tuple[list[str], FloatArray, FloatArray, Any, FloatArray, Any]
+
+
+def typed(payloads: Sequence[bytes]) -> Columns:
+    """Ids, times, numbers, codes, scores, predictions."""
+    events = [*map(_decode, payloads)]
+    features = [*map(attrgetter("features"), events)]
+    numbers = np.array([*map(attrgetter(*_CONTINUOUS), features)], dtype=np.float64).T
+    codes = [[*map(_CODES.__getitem__, map(attrgetter(n), features))] for n in _CATEGORICAL]
+    return (
+        [*map(attrgetter("id"), events)],
+        np.array([*map(attrgetter("ts"), events)]),
+        np.ascontiguousarray(numbers),
+        np.array(codes, dtype=np.int32),
+        np.array([*map(attrgetter("score"), events)]),
+        np.array([*map(attrgetter("prediction"), events)], dtype=np.int32),
+    )
+
+
+def untyped(payloads: Sequence[bytes]) -> Columns:
+    """The same by orjson's dictionaries."""
+    events = [*map(orjson.loads, payloads)]
+    features = [*map(itemgetter("features"), events)]
+    numbers = np.array([*map(itemgetter(*_CONTINUOUS), features)], dtype=np.float64).T
+    codes = [[*map(_CODES.__getitem__, map(itemgetter(n), features))] for n in _CATEGORICAL]
+    return (
+        [*map(itemgetter("id"), events)],
+        np.array([*map(itemgetter("ts"), events)]),
+        np.ascontiguousarray(numbers),
+        np.array(codes, dtype=np.int32),
+        np.array([*map(itemgetter("score"), events)]),
+        np.array([*map(itemgetter("prediction"), events)], dtype=np.int32),
+    )
+
+
+# --- the service --------------------------------------------------------------------------------
+
+
+class Memory:
+    """A source of payloads that are there already; sets ``ended`` with the last of them."""
+
+    def __init__(self, payloads: Sequence[bytes], batch: int, ended: threading.Event) -> None:
+        self._payloads, self._batch, self._ended = payloads, batch, ended
+        self._next = 0
+        self._told = False
+
+    def poll(self, timeout_seconds: float) -> Poll:  # noqa: ARG002 - nothing is waited for
+        if not self._told:
+            self._told = True
+            return Poll(assigned=("memory",))
+        start = self._next
+        some = self._payloads[start : start + self._batch]
+        self._next += len(some)
+        if self._next == len(self._payloads):
+            self._ended.set()
+        numbers = range(start, self._next)
+        stamp = int((world.START + start / RATE) * 1e6)
+        records = Records(
+            "memory",
+            some,
+            Places("memory:{}", numbers),
+            str(self._next),
+            np.full(len(some), stamp, dtype=np.int64),
+            np.array(numbers, dtype=np.int64),
+        )
+        return Poll(records=[records])
+
+    def seek(self, partition: str, position: str | None) -> str:  # noqa: ARG002 - there is but one
+        return position or "0"
+
+    def pause(self, partitions: frozenset[str]) -> None:
+        """Nothing is ever ahead."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Bench:
+    """Payloads, the reference, and a folder for state."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        world.build(folder)
+        self._payloads = world.events(EVENTS, 2, rate=RATE)
+        self._labels = world.labels(EVENTS, 2, rate=RATE)
+
+    def spent(self, columns: Callable[[Sequence[bytes]], Any], batch: int) -> float:
+        """Seconds of the processor that it takes to turn all payloads into columns."""
+        began = time.process_time()
+        for start in range(0, EVENTS, batch):
+            columns(self._payloads[start : start + batch])
+        return time.process_time() - began
+
+    def run(self, batch: int, *, labels: bool = False) -> float:
+        """Seconds of the processor from the first event to the commit of the last."""
+        sections: dict[str, Any] = {}
+        if labels:
+            sections["labels"] = {"maturities": ["1h"], "mapping": {"arrival": "label_time"}}
+        with self._monitor(batch, sections) as (monitor, ended):
+            began = time.process_time()
+            monitor.run(ended)
+            return time.process_time() - began
+
+    @contextmanager
+    def _monitor(
+        self, batch: int, sections: dict[str, Any]
+    ) -> Iterator[tuple[Monitor, threading.Event]]:
+        config = self._config(**sections)
+        watched, windows = watch(config, "bench")
+        outcomes = watch_outcomes(
+            config, watched, windows, "bench", folder=config.store.path.with_suffix(".ledgers")
+        )
+        ended, aside = threading.Event(), threading.Event()
+        source: Any = Memory(self._payloads, batch, ended)
+        if outcomes is not None:
+            source = Several({"": source, LABELS: Memory(self._labels, batch, aside)})
+        with ExitStack() as stack:
+            yield (
+                Monitor(
+                    config=config,
+                    watched=watched,
+                    windows=windows,
+                    source=source,
+                    store=open_copy(config, stack),
+                    board=Board(),
+                    step_timer=lambda _step: nullcontext(),
+                    outcomes=outcomes,
+                ),
+                ended,
+            )
+
+    def _config(self, **sections: Any) -> Config:
+        own = self._folder / f"run-{next(_NUMBERS)}"
+        own.mkdir()
+        store = {"type": "sqlite", "path": str(own / "state.db")}
+        return world.config(self._folder, store=store, **sections)
+
+    def evaluating(self, tell: Tell) -> Line:
+        """What the windows of a minute cost, closed and shown, in a minute."""
+        tell("evaluating all windows")
+        spent = {"evaluate": 0.0}
+
+        @contextmanager
+        def timed(step: str) -> Iterator[None]:
+            began = time.process_time()
+            yield
+            if step in spent:
+                spent[step] += time.process_time() - began
+
+        minutes = 90
+        payloads = world.events(minutes * 600, 6, rate=10)
+        ended = threading.Event()
+        watched, windows = watch(config := self._config(), "bench")
+        with ExitStack() as stack:
+            Monitor(
+                config=config,
+                watched=watched,
+                windows=windows,
+                source=Memory(payloads, 200, ended),
+                store=open_copy(config, stack),
+                board=Board(),
+                step_timer=timed,
+            ).run(ended)
+        return Line(
+            what="evaluating all windows that close, thresholds included",
+            baseline="the time in which they close",
+            unit="s a minute",
+            ours=[spent["evaluate"] / minutes],
+            theirs=[60.0],
+            most=0.05,
+        )
