@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +73,9 @@ class ColumnBatch:
     origin : uint64[n]
         What orders the records, see :func:`stream_monitor.labels.rows.origins`; empty where labels
         do not come late.
+    memo
+        What a method has worked out of these very rows, for others that need the same; see
+        :mod:`stream_monitor.methods.half_space_trees`.
     """
 
     event_time: IntArray
@@ -83,6 +87,7 @@ class ColumnBatch:
     ids: IdArray = field(default_factory=lambda: np.empty((0, 2), dtype=np.uint64))
     unseen: Unseen = field(default_factory=Unseen)
     origin: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
+    memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.event_time)

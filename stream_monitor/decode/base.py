@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -235,22 +235,33 @@ class Reader:
 
     def read(self, payloads: Sequence[bytes]) -> Read:
         """Every event of the records, typed or refused; records beyond the limit as rejects."""
+        (read,) = self.runs(payloads, max(len(payloads), 1))
+        return read
+
+    def runs(self, payloads: Sequence[bytes], size: int) -> Iterator[Read]:
+        """The same, at most so many records at a time: ``members`` are those of the run.
+
+        All else adds up, so there is but one :class:`Read`; it is whole with the last run.
+        """
         read = Read(payloads, len(self._decoders))
         places: Sequence[int] = range(0, len(payloads) << SHIFT, 1 << SHIFT)
         limit = self._limit
         if max(map(len, payloads), default=0) > limit:
             large = {r: len(p) for r, p in enumerate(payloads) if len(p) > limit}
-            for record, size in large.items():
-                detail = f"{size} bytes or more, the limit is {limit}"
+            for record, length in large.items():
+                detail = f"{length} bytes or more, the limit is {limit}"
                 read.rejects.add(Reject(record, "too_large", detail, payloads[record][:limit]))
             places = [place for place in places if place >> SHIFT not in large]
             payloads = [payloads[place >> SHIFT] for place in places]
-        self._each(read, places, payloads)
-        refused, read.refused = read.refused, array("q")
-        for place in refused:
-            if not self._array(read, place):
-                read.refused.append(place)
-        return read
+        for start in range(0, max(len(places), 1), size):
+            read.members = [([], []) for _ in self._decoders]
+            before, read.refused = read.refused, array("q")
+            self._each(read, places[start : start + size], payloads[start : start + size])
+            refused, read.refused = read.refused, before
+            for place in refused:
+                if not self._array(read, place):
+                    read.refused.append(place)
+            yield read
 
     def _each(self, read: Read, places: Sequence[int], payloads: Sequence[bytes]) -> None:
         pick, decoders, members = self._choice.one, self._decoders, read.members

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -39,6 +40,7 @@ from stream_monitor.sources.base import Records
 
 _Scalar = str | int | float | bool | None
 _Name = str | int | None
+_RUN = 512  # records decoded at once: events stay in the processor's cache until they are columns
 _MAX_KNOWN, _LONGEST = 1024, 64  # names and versions that are remembered: how many, how long
 
 
@@ -59,15 +61,15 @@ class NativeDecoder:
 
         Events of one record have the same ``record``.
         """
-        read = self._reader.read(records.payloads)
         decoded = Decoded()
         stamps = records.timestamps if self._own_stamps else None
         parts = [Gathered(partial(concatenate, target.schema)) for target in self._targets]
-        for index, (places, events) in enumerate(read.members):
-            if events:
-                batch, unusable = self._typed[index].batch(events, np.array(places), stamps)
-                read.refused.extend(unusable.tolist())
-                parts[index].large.append(batch)
+        for read in self._reader.runs(records.payloads, _RUN):
+            for index, (places, events) in enumerate(read.members):
+                if events:
+                    batch, unusable = self._typed[index].batch(events, np.array(places), stamps)
+                    read.refused.extend(unusable.tolist())
+                    parts[index].large.append(batch)
         for place in read.left():
             stamp = None if stamps is None else int(stamps[place >> SHIFT])
             try:
@@ -193,7 +195,9 @@ class _TypedDecoder:
         numbers = np.empty((self._width, len(events)))
         for rows, parent, leaves in self._numbers:
             holders = events if parent is None else [*map(parent, events)]
-            values = np.array([*map(leaves, holders)], dtype=np.float64)
+            found = map(leaves, holders)
+            flat = chain.from_iterable(found) if len(rows) > 1 else found
+            values = np.fromiter(flat, np.float64, len(events) * len(rows))  # None becomes NaN
             numbers[rows] = values.reshape(len(events), -1).T
         return numbers
 

@@ -13,6 +13,7 @@ drawn in the features' own units would cut the feature with the widest range nea
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from stream_monitor.values import OUTLIERS
 OUTLIER_SCORE = "outlier_score"
 
 _NUMBER, _HEIGHT, _SEED = 10, 8, 42
+_OF_INPUTS = "columns", "low", "high", "fill"  # the arrays that scale what enters
 _TAIL = 100  # the share counts the rows beyond the reference's highest 1/_TAIL
 
 # 1 − score lies between 1 / (2**(height + 1) − 1), a row alone in its half of every tree, and 1,
@@ -111,26 +113,36 @@ class _Learner:
 
 
 class _Scorer:
-    def __init__(self, inputs: _Inputs, trees: Trees, mass: NDArray[np.int64]) -> None:
+    def __init__(
+        self, inputs: _Inputs, trees: Trees, mass: NDArray[np.int64], identity: str
+    ) -> None:
         self._inputs = inputs
         self._trees = trees
+        self._identity = identity
         self._window = int(mass[0].sum())
         self._mass = mass.ravel()
         self._totals = trees.totals(self._mass, self._window)
 
-    def leaves(self, batch: ColumnBatch) -> Iterator[NDArray[np.intp]]:
-        """intp[T, m]: the leaf of each row in each tree, some rows after others."""
-        for values in self._inputs.chunks(batch):
-            yield self._trees.leaves(values)
+    def walked(self, batch: ColumnBatch) -> tuple[NDArray[np.intp], FloatArray]:
+        """Where a batch's rows end in the trees: worked out once for all that have the same trees.
 
-    def scores(self, leaves: NDArray[np.intp]) -> FloatArray:
-        """float64[m] in [0, 1): River's score with the reference as its last full window."""
-        return self._trees.scores(self._totals, self._window, leaves)
+        Returns
+        -------
+        leaves : intp[T, n]
+        scores : float64[n] in [0, 1), River's with the reference as its last full window
+        """
+        found: tuple[NDArray[np.intp], FloatArray] | None = batch.memo.get(self._identity)
+        if found is None:
+            parts = [self._trees.leaves(values) for values in self._inputs.chunks(batch)]
+            none = np.empty((self._trees.number, 0), dtype=np.intp)
+            scores = [self._trees.scores(self._totals, self._window, leaves) for leaves in parts]
+            found = np.concatenate([none, *parts], axis=1), np.concatenate([np.empty(0), *scores])
+            batch.memo[self._identity] = found
+        return found
 
     def score(self, batch: ColumnBatch) -> FloatArray:
         """float64[n], the scores of a batch."""
-        parts = [self.scores(leaves) for leaves in self.leaves(batch)]
-        return np.concatenate(parts) if parts else np.empty(0)
+        return self.walked(batch)[1]
 
     def isolation(self) -> tuple[IntArray, FloatArray]:
         """See :meth:`~stream_monitor.methods.trees.Trees.isolation`."""
@@ -176,8 +188,18 @@ class HalfSpaceTrees:
         )
 
     def load(self, schema: Schema, arrays: Mapping[str, np.ndarray[Any, Any]]) -> _Scorer:
-        inputs = _Inputs(schema, *(arrays[name] for name in ("columns", "low", "high", "fill")))
-        return _Scorer(inputs, Trees(arrays["feature"], arrays["threshold"]), arrays["mass"])
+        inputs = _Inputs(schema, *(arrays[name] for name in _OF_INPUTS))
+        trees = Trees(arrays["feature"], arrays["threshold"])
+        return _Scorer(inputs, trees, arrays["mass"], _identity(arrays))
+
+
+def _identity(arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
+    """The same for trees that give the same of every row."""
+    digest = blake2b(OUTLIER_SCORE.encode(), digest_size=16)
+    for name in (*_OF_INPUTS, "feature", "threshold", "mass"):
+        digest.update(arrays[name].tobytes())
+    found: str = digest.hexdigest()
+    return found
 
 
 def _span(column: Column, cells: Cells) -> tuple[float, float, float] | None:

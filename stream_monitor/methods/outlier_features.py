@@ -112,14 +112,9 @@ class _Block:
         return len(self.names) + 1
 
     def addends(self, batch: ColumnBatch) -> _Addends:
-        rows, parts, start = [np.empty(0, np.int64)], [], 0
-        for leaves in self._scorer.leaves(batch):
-            outliers = np.flatnonzero(self._scorer.scores(leaves) >= self._cutoff)
-            rows.append(outliers + start)
-            parts.append(leaves[:, outliers])
-            start += leaves.shape[1]
-        none = np.empty((0, 0), dtype=np.intp)
-        return _Addends(self, np.concatenate(rows), np.concatenate(parts, 1) if parts else none)
+        leaves, scores = self._scorer.walked(batch)
+        outliers = np.flatnonzero(scores >= self._cutoff)
+        return _Addends(self, outliers, leaves[:, outliers])
 
     def bind(self, reference: Counted) -> _Measure:  # noqa: ARG002 - a share needs no reference
         return _Measure(self.names)

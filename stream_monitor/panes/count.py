@@ -10,6 +10,7 @@ from stream_monitor.batch import ColumnBatch
 from stream_monitor.cells import Cells, codes_of
 from stream_monitor.methods.base import Addends, Block, RowScorer
 from stream_monitor.panes.exact import grouped, limbs, tallied
+from stream_monitor.panes.grid import Grid
 from stream_monitor.panes.layout import ROWS, Layout
 from stream_monitor.schema import FloatArray, IntArray, Schema
 
@@ -104,6 +105,7 @@ class Counter:
         self._layout = layout
         start = {name: place.start for name, place in layout.columns.items()}
         self._continuous = [(cells[c.name], start[c.name]) for c in schema.continuous]
+        self._grid = Grid(self._continuous)
         self._categorical = [start[c.name] for c in schema.categorical]
         self._scorers = [(name, start[name], scorer) for name, scorer in scorers.items()]
         self._blocks = blocks
@@ -114,11 +116,8 @@ class Counter:
         slots = np.empty(
             (len(self._continuous) + len(self._categorical) + len(self._scorers), n), np.int64
         )
-        row = 0
-        for (column, offset), numbers in zip(self._continuous, batch.numbers, strict=True):
-            slots[row] = codes_of(column.edges, numbers)
-            slots[row] += offset
-            row += 1
+        row = len(self._continuous)
+        self._grid.find(batch.numbers, slots[:row])
         wrong_column, wrong_event = batch.wrong_number
         for k, event in zip(wrong_column.tolist(), wrong_event.tolist(), strict=True):
             column, offset = self._continuous[k]

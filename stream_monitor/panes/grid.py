@@ -1,0 +1,117 @@
+"""Cells of many columns at once: what binary search finds, found by a table.
+
+:func:`~stream_monitor.cells.codes_of` asks some nine questions of each number, whose answers no
+processor can guess. Here the middle of a column's range, where nearly all of the reference lies, is
+divided into steps of equal width, few of which hold more than two edges. A number's step follows
+from a subtraction and a product, both of which keep order even rounded; so all edges of lower steps
+are below it, all of higher ones above it, and it is compared only with those of its own. What lies
+outside, and what is no number, takes the other way. The codes are the same, whatever the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from stream_monitor.cells import Cells, codes_of
+from stream_monitor.schema import FloatArray, IntArray
+
+_STEPS = 1024
+_MOST = 3  # edges in a step; columns with more are searched
+_TAIL = 0.005  # of the reference's values, at each end, may lie outside
+_ROWS = 2048  # at once: what is in use stays in the second-level cache
+
+
+class Grid:
+    """Finds the slots of continuous columns.
+
+    ``columns`` are their cells, each with the layout's number of its first slot.
+    """
+
+    def __init__(self, columns: Sequence[tuple[Cells, int]]) -> None:
+        self._columns = list(columns)
+        ranges = [_middle(cells) for cells, _ in columns]
+        self._rows = [i for i, found in enumerate(ranges) if found is not None]
+        self._searched = [i for i, found in enumerate(ranges) if found is None]
+        known = [found for found in ranges if found is not None]
+        self._low = np.array([[low] for low, _ in known]).reshape(-1, 1)
+        self._scale = np.array([[scale] for _, scale in known]).reshape(-1, 1)
+        self._first = np.arange(len(known))[:, np.newaxis] * _STEPS
+        below = np.empty((len(known), _STEPS), dtype=np.intp)
+        edges, self._most, end = [np.empty(0)], 0, 0
+        self._shift = np.empty((len(known), 1), dtype=np.intp)
+        for place, i in enumerate(self._rows):
+            cells, start = columns[i]
+            inside = _inside(cells.edges, *known[place])
+            below[place] = np.cumsum(inside) - inside + end
+            self._most = max(self._most, int(inside[1:-1].max()))
+            self._shift[place] = start - end
+            edges += [cells.edges, np.array([np.inf])]
+            end += len(cells.edges) + 1
+        self._below, self._edges = below.ravel(), np.concatenate(edges)
+
+    def find(self, numbers: FloatArray, out: IntArray) -> None:
+        """Slots of the layout.
+
+        Parameters
+        ----------
+        numbers : float64[k, n]
+            One row a column. NaN is missing, ±inf is not finite.
+        out : int64[k, n]
+        """
+        for start in range(0, numbers.shape[1], _ROWS):
+            part = slice(start, start + _ROWS)
+            self._find(numbers[:, part], out[:, part])
+
+    def _find(self, numbers: FloatArray, out: IntArray) -> None:
+        for i in self._searched:
+            cells, start = self._columns[i]
+            np.add(codes_of(cells.edges, numbers[i]), start, out=out[i])
+        if not self._rows:
+            return
+        values = numbers if not self._searched else numbers[self._rows]
+        with np.errstate(over="ignore", invalid="ignore"):  # beyond float64 is beyond the steps
+            step = values - self._low
+            step *= self._scale
+        np.fmax(step, 0, out=step)  # NaN, too
+        np.fmin(step, _STEPS - 1, out=step)
+        place = step.astype(np.intp)
+        outside = (place == 0) | (place == _STEPS - 1)
+        place += self._first
+        # indices are in range by construction; "clip" spares NumPy a buffered check
+        code = self._below.take(place, mode="clip")
+        for _ in range(self._most):
+            code += values >= self._edges.take(code, mode="clip")
+        code += self._shift
+        for row in np.flatnonzero(outside.any(axis=1)).tolist():
+            events = np.flatnonzero(outside[row])
+            cells, start = self._columns[self._rows[row]]
+            code[row, events] = codes_of(cells.edges, values[row, events]) + start
+        if self._searched:
+            out[self._rows] = code
+        else:
+            out[:] = code
+
+
+def _middle(cells: Cells) -> tuple[float, float] | None:
+    """Where the steps begin, and steps per unit; None where they would be of no use."""
+    edges, counts = cells.edges, cells.values
+    total = int(counts.sum())
+    if not total or not len(edges):
+        return None
+    part = np.cumsum(counts) / total
+    ends = np.searchsorted(part, (_TAIL, 1 - _TAIL)).clip(0, len(edges) - 1)
+    low, high = edges[ends].tolist()
+    with np.errstate(over="ignore", divide="ignore"):
+        scale = float(_STEPS / np.float64(high - low))
+    if not (high > low and np.isfinite(scale)):
+        return None
+    return (low, scale) if _inside(edges, low, scale)[1:-1].max() <= _MOST else None
+
+
+def _inside(edges: FloatArray, low: float, scale: float) -> IntArray:
+    """How many edges lie in each step, int64[steps]; those outside are in the first and last."""
+    with np.errstate(over="ignore"):
+        step = np.fmin(np.fmax((edges - low) * scale, 0), _STEPS - 1)
+    return np.bincount(step.astype(np.intp), minlength=_STEPS)
