@@ -121,7 +121,7 @@ class _Scorer:
         self._identity = identity
         self._window = int(mass[0].sum())
         self._mass = mass.ravel()
-        self._totals = trees.totals(self._mass, self._window)
+        self._totals = trees.totals(trees.masses(self._mass).__getitem__, self._window)
 
     def walked(self, batch: ColumnBatch) -> tuple[NDArray[np.intp], FloatArray]:
         """Where a batch's rows end in the trees: worked out once for all that have the same trees.

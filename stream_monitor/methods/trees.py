@@ -16,6 +16,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +25,23 @@ from stream_monitor.schema import BoolArray, FloatArray, IntArray
 
 CHUNK = 1024  # rows sorted at once: what is gathered from stays in the second-level cache
 
+_PARTS = 64  # batches of a window that are kept apart
+_SMALL = 32_768  # leaves of a forest that are counted sooner than sought
 _PADDING = 0.15  # a cut keeps this part of a node's range away from its ends
 _SIZE_LIMIT = 0.1  # the walk stops below an inner node with a smaller part of the window's rows
 
 # (level, node intp[T, n], right bool[T, n], absent bool[T, n]): sets ``right`` where ``absent``
 Resolve = Callable[[int, NDArray[np.intp], BoolArray, BoolArray], None]
+
+
+class Totals(NamedTuple):
+    """Of each node of one level, int64[T * 2**level], by which all below it are alike.
+
+    A leaf's node is its number without the last ``shift`` bits.
+    """
+
+    values: IntArray
+    shift: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,30 +118,32 @@ class Trees:
             levels.append(below[0::2] + below[1::2])
         return levels[::-1]
 
-    def totals(self, leaf_mass: IntArray, window: int) -> IntArray:
-        """What a row that ends in a leaf adds to the sum behind its score.
+    def totals(self, mass_at: Callable[[int], IntArray], window: int) -> Totals:
+        """What a row that comes through a node adds to the sum behind its score.
 
         The sum of mass × 2**depth over the path, up to and with the first inner node of fewer
-        than 0.1 × ``window`` rows.
+        than 0.1 × ``window`` rows. Below the level where that holds everywhere nothing is added,
+        so a window of few rows costs little, however high the trees.
 
         Parameters
         ----------
-        leaf_mass : int64[leaf_count]
-            Learned rows a leaf.
+        mass_at
+            int64[T * 2**level], learned rows by node of a level.
         window
             How many rows were learned.
 
         Returns
         -------
-        int64[leaf_count]. Exact up to 2**63 / 2**(height + 1) learned rows.
+        Exact up to 2**63 / 2**(height + 1) learned rows.
         """
-        root, *below = self.masses(leaf_mass)
-        total, going = root, root >= _SIZE_LIMIT * window
-        for level, mass in enumerate(below, start=1):
-            going = np.repeat(going, 2)
+        level, total = 0, mass_at(0)
+        going = total >= _SIZE_LIMIT * window
+        while level < self.height and going.any():
+            level += 1
+            mass, going = mass_at(level), np.repeat(going, 2)
             total = np.repeat(total, 2) + (mass << level) * going
             going &= mass >= _SIZE_LIMIT * window
-        return total
+        return Totals(total, self.height - level)
 
     def isolation(self, leaf_mass: IntArray, window: int) -> tuple[IntArray, FloatArray]:
         """The cut that sets the rows of a leaf most apart, of those that count in its score.
@@ -162,10 +177,11 @@ class Trees:
             going &= mass >= _SIZE_LIMIT * window
         return best, bits
 
-    def scores(self, totals: IntArray, window: int, leaves: NDArray[np.intp]) -> FloatArray:
+    def scores(self, totals: Totals, window: int, leaves: NDArray[np.intp]) -> FloatArray:
         """float64[n] in [0, 1]: 1 − sum over trees / (T × window × (2**(height + 1) − 1))."""
         greatest = self.number * window * ((2 << self.height) - 1)
-        shares: FloatArray = np.take(totals, leaves).sum(axis=0) / greatest
+        nodes = leaves >> totals.shift if totals.shift else leaves
+        shares: FloatArray = np.take(totals.values, nodes).sum(axis=0) / greatest
         return 1.0 - shares
 
 
@@ -249,8 +265,10 @@ class HalfSpaceForest:
         self._trees = grow(limits, number=number, height=height, seed=seed)
         self._window = window
         self._learned = 0  # rows of the window that is being learned
-        self._leaf_mass = np.zeros(self._trees.leaf_count, dtype=np.int64)
-        self._totals: IntArray | None = None  # None until the first window is complete
+        # leaves of the rows of that window, and where these are many, rows by leaf
+        self._leaves: list[NDArray[np.intp]] = []
+        self._leaf_mass: IntArray | None = None
+        self._totals: Totals | None = None  # None until the first window is complete
 
     def score(self, rows: FloatArray) -> FloatArray:
         """float64[n] for float64[n, F]; 0 while the first window is being learned."""
@@ -287,12 +305,27 @@ class HalfSpaceForest:
 
     def _take(self, leaves: NDArray[np.intp]) -> None:
         """Learn rows of one window."""
-        self._leaf_mass += np.bincount(leaves.ravel(), minlength=self._trees.leaf_count)
+        self._leaves.append(leaves)
         self._learned += leaves.shape[1]
         if self._learned == self._window:
-            self._totals = self._trees.totals(self._leaf_mass, self._window)
-            self._leaf_mass[:] = 0
-            self._learned = 0
+            mass_at: Callable[[int], IntArray] = self._mass_at
+            if self._trees.leaf_count <= _SMALL:
+                mass_at = self._trees.masses(self._mass_at(self._trees.height)).__getitem__
+            self._totals = self._trees.totals(mass_at, self._window)
+            self._leaves, self._leaf_mass, self._learned = [], None, 0
+        elif len(self._leaves) > _PARTS or self._learned > self._trees.leaf_count:
+            self._leaf_mass, self._leaves = self._mass_at(self._trees.height), []
+
+    def _mass_at(self, level: int) -> IntArray:
+        """int64[T * 2**level]: rows of the window so far, by node of a level."""
+        shift, size = self._trees.height - level, self._trees.number << level
+        found = np.zeros(size, dtype=np.int64)
+        if self._leaves:
+            leaves = np.concatenate(self._leaves, axis=1) >> shift
+            found += np.bincount(leaves.ravel(), minlength=size)
+        if self._leaf_mass is not None:
+            found += self._trees.masses(self._leaf_mass)[level]
+        return found
 
     def _columns(self, rows: FloatArray) -> FloatArray:
         if rows.shape[1] != self._features:
@@ -306,7 +339,7 @@ class HalfSpaceForest:
 
     def _lead(self, level: int) -> IntArray:
         """int64[nodes of the level]: rows of the left child less rows of the right one."""
-        children = self._trees.masses(self._leaf_mass)[level + 1]
+        children = self._mass_at(level + 1)
         return children[0::2] - children[1::2]
 
     def _follow(
