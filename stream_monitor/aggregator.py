@@ -7,9 +7,10 @@ and of what was concluded before, so it makes no difference which.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from itertools import islice, product
+from math import inf
 from typing import Any
 
 import structlog
@@ -35,6 +36,7 @@ from stream_monitor.watch import Watched
 from stream_monitor.watch_outcome import Outcomes
 
 _AWAITED_SECONDS = 10.0  # how often the topics are looked at for new partitions
+_ENDS_SECONDS = 0.5  # and for what has been written to partitions that were read to their end
 _RESULTS = 500  # that are put into the local copy at once
 
 log = structlog.get_logger()
@@ -69,7 +71,7 @@ class Aggregator:
         self._evaluation: Evaluation | None = None
         self._interval = config.store.commit_interval / 1e6
         self._topics = *inputs_of(config), [] if joins is None else [joins]
-        self._awaited = self._committed = 0.0
+        self._awaited = self._looked = self._committed = 0.0
         self._results: list[WindowResult] = []
         self.last_commit = self.commit_failures = 0
 
@@ -124,6 +126,9 @@ class Aggregator:
         self._await(evaluation)
         if not evaluation.awaited:
             return
+        if time.monotonic() - self._looked >= _ENDS_SECONDS:
+            evaluation.ends = self._store.ends([*self._topics[0], *self._topics[1]])
+            self._looked = time.monotonic()
         with self._timed("evaluate"):
             closed = evaluation.close()
         self._results += closed
@@ -214,6 +219,7 @@ class Evaluation:
         store = config.store
         self._patience = store.instance_timeout if isinstance(store, KafkaStore) else 0
         self.complete = self.awaited = False
+        self.ends: Mapping[str, int] = {}  # of the inputs' partitions, as the brokers say
         self.closing = Closing(
             watched,
             windows,
@@ -249,13 +255,20 @@ class Evaluation:
 
     @property
     def _ended(self) -> frozenset[str]:
-        """Read to their end; or files of an instance that has not been heard of for long."""
+        """Read to their end; or files of an instance that has not been heard of for long.
+
+        Whoever reads a partition may have died since: where the brokers have more of it by now, it
+        is behind, and windows wait until somebody has read that.
+        """
         every = self._partitions | self._label_partitions
         newest = max(self._committed.values(), default=0)
         return frozenset(
             name
             for name, partition in every.items()
-            if partition.ended
+            if (
+                partition.ended
+                and (partition.end is None or self.ends.get(name, inf) <= partition.end)
+            )
             or (INSTANCE in name and newest - self._committed[name] > self._patience)
         )
 

@@ -102,7 +102,8 @@ class Closing:
             return self._least(self.marks(at_end), awaited)
         if self.awaited.joins - self._joins.keys():
             return None
-        every = [self._least(join.marks, awaited) for join in self._joins.values()]
+        known = self.marks(at_end)
+        every = [self._least(_still(join.marks, known), awaited) for join in self._joins.values()]
         return None if None in every else min((w for w in every if w is not None), default=None)
 
     def _least(self, marks: Marks, awaited: frozenset[str]) -> int | None:
@@ -136,6 +137,18 @@ class Closing:
         for partition in (*self._partitions.values(), *self._label_partitions.values(), *joined):
             total.update(partition.counters.get(what, {}))
         return total
+
+
+def _still(marks: Marks, known: Marks) -> Marks:
+    """Marks as a join has them; one that tells of an end tells it of a partition as it was then.
+
+    What came since may be on its way to the join, so it is still at its end only if the partition
+    is, and has not gone on.
+    """
+    return {
+        name: Mark(mark.progress, mark.ended and known.get(name, mark) == mark)
+        for name, mark in marks.items()
+    }
 
 
 def _marks(partitions: Mapping[str, Partition], ended: set[str]) -> dict[str, Mark]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -54,6 +54,7 @@ class Reading:
         self._records = self._spoilt = self._events = self._rejected = 0
         self.dead_letters: list[DeadLetter] = []
         self.at_end: frozenset[str] = frozenset()
+        self.ends: Mapping[str, int] = {}
         self.lag: dict[str, int] = {}
         self.finished = False
 
@@ -61,7 +62,7 @@ class Reading:
         """Ask the source; what is assigned and revoked is for the caller to see to."""
         with self._timed("poll"):
             poll = self.source.poll(seconds)
-        self.at_end, self.finished = poll.at_end, poll.finished
+        self.at_end, self.ends, self.finished = poll.at_end, poll.ends, poll.finished
         self.lag = dict(poll.lag)
         return poll
 
@@ -71,6 +72,7 @@ class Reading:
         for name in names:
             partition = self.intake.partitions[name]
             begun[name] = partition.position = self.source.seek(name, partition.position)
+        self.at_end = self.at_end.difference(begun)  # what was told of their ends is of where they were before
         log.info("partitions assigned", positions=begun)
 
     def take(self, poll: Poll) -> None:

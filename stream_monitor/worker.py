@@ -7,7 +7,7 @@ commit is dropped: the next owner reads it again. When a commit fails, that is s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
 import structlog
@@ -66,6 +66,7 @@ class Worker:
         self._interval = config.store.commit_interval / 1e6
         self._told: Marks = {}
         self._at_end: frozenset[str] = frozenset()
+        self._ends: Mapping[str, int] = {}
         self._first: int | None = None  # how far the slowest was when reading began
         self._waiting: dict[str, None] = {}  # partitions that are ours and not restored yet
         # the files of ledgers as they were committed, and the position that they belong to
@@ -101,8 +102,8 @@ class Worker:
             return False
         poll = self._reading.poll(seconds)
         self._reassign(poll)
-        self._take(poll)
         self._follow()
+        self._take(poll)
         due = self._dirty and time.monotonic() - self._committed >= self._interval
         if due and self._store.settled():
             self.commit()
@@ -114,8 +115,10 @@ class Worker:
             self._sender = records.partition
             self._reading.take(Poll(records=[records]))
             self._dirty = True
-        if poll.at_end != self._at_end:
-            self._at_end = poll.at_end
+        # the run that was just taken may have been cut, see Reading
+        at_end, ends = self._reading.at_end, self._reading.ends
+        if (at_end, ends) != (self._at_end, self._ends):
+            self._at_end, self._ends = at_end, ends
             self._dirty = True
 
     # --- partitions -----------------------------------------------------------------------------
@@ -225,7 +228,7 @@ class Worker:
             if marks != self._told:
                 pipeline.tell(marks)
             for name, partition in partitions.items():
-                partition.ended = name in self._at_end
+                partition.ended, partition.end = name in self._at_end, self._ends.get(name)
             checkpoint = Checkpoint(
                 {name: partition.checkpoint() for name, partition in partitions.items()},
                 dead_letters=self._reading.dead_letters,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
+from kafka import KafkaProducer
 
+from tests import worlds
 from tests.chaos import Plan, run
 from tests.distributed import Distributed, Table
 from tests.kafka_broker import ExternalBroker, KafkaBroker
@@ -114,6 +119,64 @@ def test_a_new_start_goes_on_where_the_last_one_ended(world: Distributed, expect
         revisions = {r["revision"] for r in service.get("/api/v1/windows")["windows"]}
         time.sleep(2)
         assert {r["revision"] for r in service.get("/api/v1/windows")["windows"]} == revisions
+
+
+def test_windows_wait_for_a_partition_that_nobody_reads(
+    tmp_path: Path, kafka_broker: Broker
+) -> None:
+    """What its reader last said is that there is no more of it; but the brokers know better."""
+    name, records = f"unread-{time.time_ns()}", 100
+    world = Distributed(tmp_path, kafka_broker, name, rows=4_000, partitions=2, a_record=records)
+    events = [e for e in world.found.events if e["ts"] < worlds.START + 4_000 * 5.0]
+    events.sort(key=lambda event: float(event["ts"]))
+    half = len(events) // (4 * records) * 2 * records  # as many records for each partition
+
+    def write(some: list[dict[str, Any]]) -> None:
+        producer = KafkaProducer(bootstrap_servers=kafka_broker.bootstrap_servers)
+        for i, start in enumerate(range(0, len(some), records)):
+            payload = orjson.dumps(some[start : start + records])
+            producer.send(name, payload, partition=i % 2)
+        producer.flush()
+        producer.close()
+
+    def last_closed() -> int:
+        windows = aggregator.get("/api/v1/windows?state=closed")["windows"]
+        return max((row["window_index"] for row in windows), default=-1)
+
+    source = world.config()["source"]
+    source["client"] |= {"session_timeout_ms": 60_000}  # who sleeps keeps its partition
+    roles = "worker", "worker", "aggregator"
+    services = [
+        world.replica(role=role, labels=None, source=source, time={"max_ahead": "10d"})
+        for role in roles
+    ]
+    first, second, aggregator = services
+    try:
+        for service in services:
+            service.start()
+        for service in first, second:
+            service.wait_for(
+                "its share",
+                lambda s=service: s.metric("stream_monitor_assigned_partitions") == 1,  # type: ignore[misc]
+            )
+        write(events[:half])
+        aggregator.wait_for("the first half", lambda: aggregator.accepted() == half)
+        time.sleep(2)  # for them to say that this was all
+        os.kill(second.pid, signal.SIGSTOP)
+        write(events[half : 2 * half])
+        aggregator.wait_for("what is read", lambda: aggregator.accepted() == half + half // 2)
+        time.sleep(3)
+        known = int(events[half - 1]["ts"] - worlds.START) // 3_600
+        assert last_closed() < known
+        os.kill(second.pid, signal.SIGCONT)
+        aggregator.wait_for("all of it", lambda: aggregator.accepted() == 2 * half)
+        end = int(events[2 * half - 1]["ts"] - worlds.START) // 3_600
+        aggregator.wait_for("the windows", lambda: last_closed() == end - 1)
+        rows = aggregator.get("/api/v1/windows?state=closed")["windows"]
+        assert {row["revision"] for row in rows} == {0}
+    finally:
+        for service in services:
+            service.end()
 
 
 def test_killed_replicas_and_brokers_conclude_what_one_in_peace_does(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ class _Meta(msgspec.Struct):
     origins: dict[str, int]
     panes: list[tuple[str, str, int, int, int]]
     ended: bool = False
+    end: int | None = None
     owner: msgspec.Raw = msgspec.Raw(b"{}")
 
 
@@ -72,8 +73,9 @@ class Partition:
         Events counted so far by model key: the ``rows`` clock.
     origins
         The first event time by model key.
-    ended
-        Whether it was read to its end when it was last committed.
+    ended, end
+        Whether it was read to its end when it was last committed, and which offset that was, where
+        others can look whether it still is.
     owner
         What its owner keeps beside, a JSON object.
     """
@@ -86,6 +88,7 @@ class Partition:
         self.rows: Counter[str] = Counter()
         self.origins: dict[str, int] = {}
         self.ended = False
+        self.end: int | None = None
         self.owner = b"{}"
         self.panes: dict[PaneKey, Pane] = {}
         self._changed: dict[PaneKey, BoolArray] = {}
@@ -158,6 +161,7 @@ class Partition:
             self.origins,
             [(*key, pane.first, pane.last) for key, pane in self.panes.items()],
             self.ended,
+            self.end,
             msgspec.Raw(self.owner),
         )
         state = PartitionState(self.position, msgspec.json.encode(meta), chunks, self._dropped)
@@ -200,7 +204,7 @@ class Partition:
         self.counters = {what: Counter(c) for what, c in meta.counters.items()}
         self.rows = Counter(meta.rows)
         self.origins = meta.origins
-        self.ended, self.owner = meta.ended, bytes(meta.owner)
+        self.ended, self.end, self.owner = meta.ended, meta.end, bytes(meta.owner)
         foreign = []
         before, self.panes = self.panes, {}
         for model, clock, index, first, last in meta.panes:

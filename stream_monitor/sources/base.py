@@ -95,7 +95,8 @@ class Poll:
 
     ``assigned`` partitions send nothing until :meth:`Source.seek` was called for them; ``revoked``
     ones send nothing more, and what they sent since the last commit belongs to their next owner.
-    ``at_end`` are the partitions known to be read to their end at this moment. ``finished`` says
+    ``at_end`` are the partitions known to be read to their end at this moment, and ``ends`` says of
+    those that others may look at, too, where that was. ``finished`` says
     that no record will ever come again (a finite input). ``joined`` says that what is assigned is
     all that there is for us, be it nothing. ``lost`` are the records of a partition that were
     deleted before they were read.
@@ -105,6 +106,7 @@ class Poll:
     assigned: tuple[str, ...] = ()
     revoked: tuple[str, ...] = ()
     at_end: frozenset[str] = frozenset()
+    ends: Mapping[str, int] = field(default_factory=dict)
     lag: Mapping[str, int] = field(default_factory=dict)
     finished: bool = False
     joined: bool = False

@@ -228,7 +228,7 @@ class KafkaSource:
 
     def _progress(self, consumer: Any, poll: Poll) -> None:
         """Which partitions are read to their end, and how far the others are from it."""
-        lag, at_end = {}, []
+        lag, ends = {}, {}
         for partition in self._assigned - self._held.keys():
             high = consumer.highwater(partition)
             if high is None:  # nothing fetched yet, so nobody knows
@@ -241,8 +241,8 @@ class KafkaSource:
             behind = max(0, high - position)
             lag[_name(partition)] = behind
             if not behind:
-                at_end.append(_name(partition))
-        poll.lag, poll.at_end = lag, frozenset(at_end)
+                ends[_name(partition)] = high
+        poll.lag, poll.ends, poll.at_end = lag, ends, frozenset(ends)
 
     def seek(self, partition: str, position: str | None) -> str | None:
         which = _partition(partition)

@@ -33,6 +33,7 @@ class Several:
             found.assigned += tuple(prefix + name for name in poll.assigned)
             found.revoked += tuple(prefix + name for name in poll.revoked)
             found.at_end |= {prefix + name for name in poll.at_end}
+            found.ends = {**found.ends, **{prefix + name: n for name, n in poll.ends.items()}}
             found.lag = {**found.lag, **{prefix + name: n for name, n in poll.lag.items()}}
             found.finished &= poll.finished
             found.lost = {**found.lost, **{prefix + name: n for name, n in poll.lost.items()}}

@@ -296,6 +296,15 @@ class AggregatorStore:
         ends = self._ended()
         return frozenset(f"{topic}:{p}" for topic in topics for p in ends.partitions(topic))
 
+    def ends(self, topics: list[str]) -> dict[str, int]:
+        """Where all partitions of some topics end now."""
+        ends = self._ended()
+        return {
+            f"{topic}:{partition}": end
+            for topic in topics
+            for partition, end in ends.of(topic, sorted(ends.partitions(topic))).items()
+        }
+
     def _ended(self) -> Ends:
         if self._ends is None:
             self._ends = Ends(self._options)

@@ -8,7 +8,7 @@ with each head what the partition was at that commit.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -74,6 +74,7 @@ class WorkerStore:
         self._ends: Ends | None = None
         self._control: Reader | None = None
         self._progress = Progress()
+        self._until: dict[int, int] = {}
         # of what was written: the heads, and the keys of each pane's chunks
         self._heads: dict[str, bytes] = {}
         self._keys: dict[str, defaultdict[PaneKey, set[bytes]]] = {}
@@ -186,14 +187,24 @@ class WorkerStore:
         """How far the aggregator is, as far as it has said so."""
         if self._control is None:
             self._beat()
-            self._control = Reader(self._options, self._topics.control.name, [0])
+            name = self._topics.control.name
+            # all that was said is heard before anything is counted
+            self._until = self._ended().of(name, [0])
+            self._control = Reader(self._options, name, [0])
             self._pieces = Pieces()
-        for record in self._control.poll(0):
+        while self._until and self._control.behind(self._until):
+            self._beat()
+            self._hear(self._control.poll(_POLL_SECONDS))
+        self._until = {}
+        self._hear(self._control.poll(0))
+        return self._progress
+
+    def _hear(self, records: Iterable[Any]) -> None:
+        for record in records:
             with ours(record):
                 whole = self._pieces.take(record.key, record.value)
                 if whole is not None and whole[0] == PROGRESS:
                     self._progress = msgspec.json.decode(whole[1], type=Progress)
-        return self._progress
 
     # --- writing --------------------------------------------------------------------------------
 
