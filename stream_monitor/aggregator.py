@@ -126,9 +126,7 @@ class Aggregator:
         self._await(evaluation)
         if not evaluation.awaited:
             return
-        if time.monotonic() - self._looked >= _ENDS_SECONDS:
-            evaluation.ends = self._store.ends([*self._topics[0], *self._topics[1]])
-            self._looked = time.monotonic()
+        self._look(evaluation)
         with self._timed("evaluate"):
             closed = evaluation.close()
         self._results += closed
@@ -144,6 +142,17 @@ class Aggregator:
         if all(there or not topics for there, topics in zip(found, self._topics, strict=True)):
             evaluation.awaited = True
             evaluation.closing.awaited = Awaited(*found)
+
+    def _look(self, evaluation: Evaluation) -> None:
+        """Ask where the inputs end; while nobody tells, nothing counts as read to its end."""
+        if time.monotonic() - self._looked < _ENDS_SECONDS:
+            return
+        try:
+            evaluation.ends = self._store.ends([*self._topics[0], *self._topics[1]])
+        except StoreError as error:
+            evaluation.ends = {}
+            log.warning("windows wait: nobody says where the topics end", error=str(error))
+        self._looked = time.monotonic()
 
     def commit(self) -> None:
         """Write what was concluded since the last time.

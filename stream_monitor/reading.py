@@ -72,7 +72,8 @@ class Reading:
         for name in names:
             partition = self.intake.partitions[name]
             begun[name] = partition.position = self.source.seek(name, partition.position)
-        self.at_end = self.at_end.difference(begun)  # what was told of their ends is of where they were before
+        # what was told of their ends is of where they were before
+        self.at_end = self.at_end.difference(begun)
         log.info("partitions assigned", positions=begun)
 
     def take(self, poll: Poll) -> None:
