@@ -36,7 +36,7 @@ from stream_monitor.watch import Watched
 from stream_monitor.watch_outcome import Outcomes
 
 _AWAITED_SECONDS = 10.0  # how often the topics are looked at for new partitions
-_ENDS_SECONDS = 0.5  # and for what has been written to partitions that were read to their end
+_ENDS_SECONDS = 0.5  # and for where they end, while nothing is heard of the workers
 _RESULTS = 500  # that are put into the local copy at once
 
 log = structlog.get_logger()
@@ -120,6 +120,7 @@ class Aggregator:
         evaluation = self._evaluation
         for update in self._store.updates(seconds):
             evaluation.take(update)
+            self._looked = 0.0
         if not evaluation.complete:
             evaluation.complete = self._store.caught_up()
             return
@@ -144,7 +145,11 @@ class Aggregator:
             evaluation.closing.awaited = Awaited(*found)
 
     def _look(self, evaluation: Evaluation) -> None:
-        """Ask where the inputs end; while nobody tells, nothing counts as read to its end."""
+        """Ask where the inputs end; while nobody tells, nothing counts as read to its end.
+
+        After every update, and before it closes anything: what is written from now on is no older
+        than what others have read by now, so nothing is missed however fast they read.
+        """
         if time.monotonic() - self._looked < _ENDS_SECONDS:
             return
         try:
