@@ -73,11 +73,15 @@ def test_however_many_replicas_the_windows_are_those_of_a_backtest(
         for service in services:
             service.wait_for("an answer", service.ask)
         found = conclude(world, services, expected)
-        assert found.accepted() == len(world.found.events)
+        # windows are served as soon as they are committed, metrics a moment later
+        found.wait_for("the counts", lambda: found.accepted() == len(world.found.events))
         # what came in is told by the active replica alone
         others = [s for s in services if s is not found]
         assert all("stream_monitor_events_total{" not in s.text("/metrics") for s in others)
-        assert sum(s.metric("stream_monitor_assigned_partitions") for s in services) == 11
+        services[0].wait_for(
+            "every partition to have an owner",
+            lambda: sum(s.metric("stream_monitor_assigned_partitions") for s in services) == 11,
+        )
         assert all(s.text("/-/ready") for s in services)
         assert [s.stop() for s in services] == [0] * len(roles)
     finally:
@@ -98,8 +102,10 @@ def test_a_replica_that_joins_and_one_that_is_killed_change_nothing(
         first.kill()
         conclude(world, [second], expected)
         # it was restored from what the first one had written
-        assert second.metric("stream_monitor_assigned_partitions") == 11
-        assert second.accepted() == len(world.found.events)
+        second.wait_for(
+            "the others' share", lambda: second.metric("stream_monitor_assigned_partitions") == 11
+        )
+        second.wait_for("the counts", lambda: second.accepted() == len(world.found.events))
     finally:
         first.end()
         second.end()
@@ -115,7 +121,7 @@ def test_a_new_start_goes_on_where_the_last_one_ended(world: Distributed, expect
         service.wait_for("the aggregator", lambda: active([service]))
         # nothing is read and nothing published again
         assert world.live(service) == expected
-        assert service.accepted() == len(world.found.events)
+        service.wait_for("the counts", lambda: service.accepted() == len(world.found.events))
         revisions = {r["revision"] for r in service.get("/api/v1/windows")["windows"]}
         time.sleep(2)
         assert {r["revision"] for r in service.get("/api/v1/windows")["windows"]} == revisions
