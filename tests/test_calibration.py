@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -422,5 +422,5 @@ def test_a_share_that_states_its_spread_alarms_at_most_at_the_stated_rate(
         if not math.isnan(limit.upper):
             above = stats.binom.sf(math.floor(limit.upper * rows), rows, share)
         assert below + above <= 1.25 * level  # a bound falls on whole counts
-        at = replace(m, value=limit.lower)
+        at = msgspec.structs.replace(m, value=limit.lower)
         assert spread_limit(at, level).p_value == pytest.approx(level, rel=1e-6)
