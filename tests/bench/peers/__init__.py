@@ -21,10 +21,9 @@ import yaml
 from tests.bench import world
 from tests.bench.lines import Line, Section, Tell, turns
 from tests.bench.peers import agreement
+from tests.bench.peers.agreement import Files
 from tests.bench.peers.environment import HERE, Cost, python_of, run
 
-ROWS, CHUNK, SMALL = 200_000, 5_000, 1_000
-PAIRS = {"nannyml": 4, "whylogs": 5, "evidently": 1}  # Evidently takes minutes
 MODEL: dict[str, Any] = {
     "models": [{"name": "bench", "reference": "model.ref"}],
     "mapping": {
@@ -65,7 +64,7 @@ SAME: dict[str, dict[str, Any]] = {
         },
     },
 }
-CHECKS: dict[str, Callable[[Path, Path, int], str]] = {
+CHECKS: dict[str, Callable[[Files, int], str]] = {
     "nannyml": agreement.with_nannyml,
     "whylogs": agreement.with_whylogs,
     "evidently": agreement.with_evidently,
@@ -73,19 +72,22 @@ CHECKS: dict[str, Callable[[Path, Path, int], str]] = {
 
 
 class Contest(NamedTuple):
-    """A peer, what it does, with chunks of so many rows, and the gain that is aimed at."""
+    """A peer, the rows it is given, in chunks of so many, the gain aimed at, and how many pairs."""
 
     peer: str
     what: str
+    rows: int
     chunk: int
     least: float
+    pairs: int
 
 
 CONTESTS = (
-    Contest("nannyml", "NannyML 0.13.1, the same values", CHUNK, 10.0),
-    Contest("nannyml", "NannyML 0.13.1, the same values", SMALL, 10.0),
-    Contest("whylogs", "whylogs 1.6.4, profiles", CHUNK, 20.0),
-    Contest("evidently", "Evidently 0.7.23, drift report", CHUNK, 20.0),
+    Contest("nannyml", "NannyML 0.13.1, the same values", 200_000, 5_000, 10.0, 4),
+    Contest("nannyml", "NannyML 0.13.1, the same values", 200_000, 1_000, 10.0, 3),
+    Contest("nannyml", "NannyML 0.13.1, the same values", 1_000_000, 5_000, 10.0, 2),
+    Contest("whylogs", "whylogs 1.6.4, profiles", 200_000, 5_000, 20.0, 5),
+    Contest("evidently", "Evidently 0.7.23, drift report", 200_000, 5_000, 20.0, 1),
 )
 
 
@@ -94,7 +96,8 @@ def measure(tell: Tell) -> Section:
         folder = Path(name)
         tell("writing rows")
         write(folder, "reference", world.REFERENCE_ROWS, 1)
-        write(folder, "analysis", ROWS, 2)
+        for rows in {contest.rows for contest in CONTESTS}:
+            write(folder, f"analysis-{rows}", rows, 2)
         lines, facts = [], []
         for contest in CONTESTS:
             found, fact = compare(folder, contest, tell)
@@ -115,15 +118,15 @@ def write(folder: Path, name: str, rows: int, seed: int) -> None:
 
 def compare(folder: Path, contest: Contest, tell: Tell) -> tuple[list[Line], str]:
     """The lines of a peer, and what was found of the values."""
-    peer, what, chunk, least = contest
+    peer, chunk = contest.peer, contest.chunk
     tell(f"{peer}: making its environment")
     python = python_of(peer)
-    own = folder / f"{peer}-{chunk}"
+    own = folder / f"{peer}-{contest.rows}-{chunk}"
     own.mkdir()
     windows = {"windows": [{"name": "chunk", "rows": chunk}]}
     config = own / "monitor.yaml"
     config.write_text(yaml.safe_dump(MODEL | windows | SAME[peer]), encoding="utf-8")
-    reference, analysis = folder / "reference.parquet", folder / "analysis.parquet"
+    reference, analysis = folder / "reference.parquet", folder / f"analysis-{contest.rows}.parquet"
     walls: tuple[list[float], list[float]] = [], []
 
     def ours() -> float:
@@ -138,16 +141,15 @@ def compare(folder: Path, contest: Contest, tell: Tell) -> tuple[list[Line], str
         program = HERE / f"run_{peer}.py"
         return noted(run([python, program, reference, analysis, str(chunk), own]), walls[1])
 
-    number = PAIRS[peer]
+    what = f"{contest.rows:,} rows in chunks of {chunk:,}"
     processor = turns(
-        ours, theirs, number=number, tell=lambda pair: tell(f"{peer}, chunks of {chunk}: {pair}")
+        ours, theirs, number=contest.pairs, tell=lambda pair: tell(f"{peer}, {what}: {pair}")
     )
-    fact = CHECKS[peer](folder, own, chunk)
-    rows = f"{what}, chunks of {chunk:,}"
+    fact = CHECKS[peer](Files(reference, analysis, own), chunk)
     return [
         Line(
-            what=f"backtest of {ROWS:,} rows, {how}",
-            baseline=rows,
+            what=f"backtest, {what}, {how}",
+            baseline=contest.what,
             unit="s",
             ours=mine,
             theirs=other,
@@ -155,8 +157,8 @@ def compare(folder: Path, contest: Contest, tell: Tell) -> tuple[list[Line], str
             gain=True,
         )
         for how, (mine, other), aim in (
-            ("processor", processor, least),
-            ("wall", (walls[0][-number:], walls[1][-number:]), None),
+            ("processor", processor, contest.least),
+            ("wall", (walls[0][1:], walls[1][1:]), None),
         )
     ], fact
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from math import log, nan, sqrt
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import pyarrow.parquet
 
@@ -19,23 +19,29 @@ _EQUAL = Tolerance(relative=1e-9, absolute=1e-12)
 _SIMILAR = Tolerance(relative=0.02, absolute=1e-4)
 
 
-def with_nannyml(folder: Path, own: Path, chunk: int) -> str:
+class Files(NamedTuple):
+    """What both read, and the folder in which both wrote."""
+
+    reference: Path
+    analysis: Path
+    own: Path
+
+
+def with_nannyml(files: Files, chunk: int) -> str:
     """Every value, threshold and alert of NannyML's, to the tolerances of the parity tests.
 
     NannyML's Wasserstein distance is an estimate, so where it lies near its threshold the exact one
     may lie on the other side.
     """
-    tables = [
-        pyarrow.parquet.read_table(folder / f"{part}.parquet") for part in ("reference", "analysis")
-    ]
-    truth = Truth.of(BENCH, *tables, chunk=chunk)
-    figures = list(_figures(own))
-    found = compare(truth, figures, _ours(own))
+    reference, analysis = map(pyarrow.parquet.read_table, (files.reference, files.analysis))
+    truth = Truth.of(BENCH, reference, analysis, chunk=chunk)
+    figures = list(_figures(files.own))
+    found = compare(truth, figures, _ours(files.own))
     alerts = [f for f in found.failures if "wasserstein" in f and ": alert " in f]
     if failures := [f for f in found.failures if f not in alerts]:
         _refuse("NannyML", failures)
     return (
-        f"All {len(figures):,} values of NannyML in chunks of {chunk:,}, their thresholds and "
+        f"All {len(figures):,} values of NannyML in chunks of {chunk:,} rows, their thresholds and "
         "alerts, are in the backtest's table to the tolerance of the parity tests, but for "
         f"{len(found.excused) + len(alerts)} alerts of values next to their thresholds."
     )
@@ -92,10 +98,10 @@ def _figure(
     )
 
 
-def with_whylogs(folder: Path, own: Path, chunk: int) -> str:
+def with_whylogs(files: Files, chunk: int) -> str:
     """The means and the missing values of every column and chunk."""
-    ours, failures, number = _ours(own), [], 0
-    for path in own.glob("[0-9]*.parquet"):
+    ours, failures, number = _ours(files.own), [], 0
+    for path in files.own.glob("[0-9]*.parquet"):
         window = int(path.stem) // chunk
         for row in pyarrow.parquet.read_table(path).to_pylist():
             name = feature_of(BENCH, row["column"])
@@ -114,11 +120,11 @@ def with_whylogs(folder: Path, own: Path, chunk: int) -> str:
     return f"{number:,} means and shares of missing values are whylogs' to 1e-9."
 
 
-def with_evidently(folder: Path, own: Path, chunk: int) -> str:
+def with_evidently(files: Files, chunk: int) -> str:
     """Distances of every column and chunk, in Evidently's units."""
-    table = pyarrow.parquet.read_table(folder / "reference.parquet")
-    ours, failures, number = _ours(own), [], 0
-    for path in own.glob("*.json"):
+    table = pyarrow.parquet.read_table(files.reference)
+    ours, failures, number = _ours(files.own), [], 0
+    for path in files.own.glob("*.json"):
         for metric in json.loads(path.read_bytes())["metrics"]:
             asked = metric["config"]
             if "column" not in asked:
