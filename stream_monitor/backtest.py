@@ -26,7 +26,7 @@ from stream_monitor.pipeline import ACCEPTED, EXPIRED, LATE, REJECTED, Pipeline
 from stream_monitor.schema import IntArray
 from stream_monitor.sources.files import FilesSource
 from stream_monitor.tables import read_chunks
-from stream_monitor.values import COLUMNS, WindowResult, rows_of
+from stream_monitor.values import COLUMNS, WindowResult, cells_of, rows_of
 from stream_monitor.watch import Watched
 from stream_monitor.watch_outcome import watch_outcomes
 
@@ -101,7 +101,7 @@ def _run(
     late: LateLabels | None,
 ) -> tuple[list[WindowResult], Pipeline]:
     outcomes = watch_outcomes(config, watched, windows, "backtest")
-    pipeline = Pipeline(watched, windows, config, outcomes)
+    pipeline = Pipeline(watched, windows, config, outcomes, explained=False)
     partition = pipeline.partitions[_EVENTS] = Partition(_EVENTS)
     results: dict[tuple[str, str, str, str, str, int], WindowResult] = {}
 
@@ -247,12 +247,18 @@ class _Files:
 
 def write(results: list[WindowResult], path: Path) -> int:
     """Write the table, a row a value; returns the number of rows."""
-    rows = [row for result in results for row in rows_of(result)]
     if path.suffix == ".jsonl":
-        path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
-        return len(rows)
+        lines = [orjson.dumps(row) + b"\n" for result in results for row in rows_of(result)]
+        path.write_bytes(b"".join(lines))
+        return len(lines)
+    rows = [cells for result in results for cells in cells_of(result)]
+    columns = zip(*rows, strict=True) if rows else ((),) * len(COLUMNS)
+    # as from pandas: NaN is null
     table = pa.table(
-        {name: pa.array([r[name] for r in rows], type=_TYPES[name]) for name in COLUMNS}
+        {
+            name: pa.array(column, type=_TYPES[name], from_pandas=True)
+            for name, column in zip(COLUMNS, columns, strict=True)
+        }
     )
     if path.suffix == ".parquet":
         pa.parquet.write_table(table, path)

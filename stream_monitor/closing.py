@@ -53,6 +53,7 @@ class Closing:
         label_partitions: Mapping[str, Partition],
         joins: Mapping[str, Joined],
         sharded: bool,
+        explained: bool = True,
     ) -> None:
         self._lateness = config.time.allowed_lateness
         self._partitions = partitions
@@ -61,7 +62,7 @@ class Closing:
         self._sharded = sharded
         self.awaited = Awaited()
         at_once = [d for d in config.detectors if outcomes is None or not of_labels(d)]
-        self.publisher = Publisher(watched, windows, partitions, at_once)
+        self.publisher = Publisher(watched, windows, partitions, at_once, explained=explained)
         self.matured: Matured | None = None
         if outcomes is not None:
             self.matured = Matured(outcomes.models, windows, self.publisher, joins, outcomes.config)

@@ -17,11 +17,9 @@ import numpy as np
 
 from stream_monitor.config.model import LabelsConfig
 from stream_monitor.config.units import format_duration
-from stream_monitor.explain import notes
 from stream_monitor.labels.beside import Joined
 from stream_monitor.labels.join import PREDICTED
 from stream_monitor.methods.outcomes.base import Outcome
-from stream_monitor.methods.performance.realized import RealizedBlock
 from stream_monitor.panes.layout import Counted, Layout
 from stream_monitor.panes.partition import Pane
 from stream_monitor.panes.windows import ROWS, TIME, Window
@@ -231,12 +229,7 @@ class Matured:
             closed,
             values,
             state.revisions.get(number, 0) if state is not None else 0,
-            notes(
-                part.reference,
-                outcome.labelled,
-                values,
-                part.realized if isinstance(part.realized, RealizedBlock) else None,
-            ),
+            self._publisher.notes(part.reference, outcome.labelled, values, part.realized),
             self._delays[i],
             labelled / rows,
         )

@@ -31,7 +31,10 @@ ACCEPTED, LATE, EXPIRED, REJECTED = "accepted", "late", "expired", "rejected"
 
 
 class Pipeline:
-    """Counts events into panes, closes windows, evaluates them."""
+    """Counts events into panes, closes windows, evaluates them.
+
+    ``explained`` says whether alerts come with notes in words.
+    """
 
     def __init__(
         self,
@@ -40,6 +43,8 @@ class Pipeline:
         config: Config,
         outcomes: Outcomes | None = None,
         send: Send | None = None,
+        *,
+        explained: bool = True,
     ) -> None:
         self._watched = watched
         self._windows = windows
@@ -61,6 +66,7 @@ class Pipeline:
             label_partitions=self.label_partitions,
             joins=self.joins,
             sharded=send is not None,
+            explained=explained,
         )
         self.publisher, self.matured = self.closing.publisher, self.closing.matured
         self._touched: set[PaneKey] = set()

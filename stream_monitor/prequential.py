@@ -8,7 +8,7 @@ easy cases, never pass for the whole.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import nan
 from typing import Any
 
@@ -16,7 +16,7 @@ from stream_monitor.detectors.track import Track
 from stream_monitor.methods.base import Measured
 from stream_monitor.methods.sequential.estimate import EstimateTest
 from stream_monitor.panes.layout import Counted
-from stream_monitor.values import Value
+from stream_monitor.values import Value, unjudged
 
 _NUMBERS = ("value", "p_value", "sampling_error", "lower_confidence", "upper_confidence",
             "lower_threshold", "upper_threshold")  # fmt: skip
@@ -56,7 +56,7 @@ class Prequential:
         known = max((n for n in self.marks if n < panes.stop), default=None)
         said = () if known is None else tuple(self.marks[known])
         if not judged:
-            said = tuple(replace(value, alert=None) for value in said)
+            said = unjudged(said)
         return self.track.values(panes, judged=judged) + said
 
     def forget(self, floor: int) -> None:

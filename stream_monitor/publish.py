@@ -17,6 +17,7 @@ from stream_monitor.methods.performance.realized import RealizedBlock
 from stream_monitor.panes.layout import Counted, Sketch
 from stream_monitor.panes.partition import Partition
 from stream_monitor.panes.windows import ROWS, TIME, Window
+from stream_monitor.reference.profile import Part
 from stream_monitor.schema import IntArray
 from stream_monitor.store.base import PaneKey
 from stream_monitor.values import Value, WindowResult, unjudged
@@ -58,7 +59,10 @@ class Publisher:
         windows: tuple[Window, ...],
         partitions: Mapping[str, Partition],
         detectors: Sequence[DetectorConfig],
+        *,
+        explained: bool = True,
     ) -> None:
+        self._explained = explained
         self._watched = watched
         self._windows = windows
         self._named = {w.name: w for w in windows}
@@ -258,15 +262,19 @@ class Publisher:
                     closed,
                     values,
                     state.revisions.get(number, 0),
-                    notes(
-                        part.reference,
-                        counted,
-                        values,
-                        realized if isinstance(realized, RealizedBlock) else None,
-                    ),
+                    self.notes(part.reference, counted, values, realized),
                 )
             )
         return results
+
+    def notes(
+        self, reference: Part, window: Counted, values: Sequence[Value], realized: object
+    ) -> dict[str, str]:
+        """What can be said of a window's alerts, if anybody reads it."""
+        if not self._explained:
+            return {}
+        known = realized if isinstance(realized, RealizedBlock) else None
+        return notes(reference, window, values, known)
 
     def _detected(
         self, part: WatchedPart, window: Window, number: int, *, closed: bool

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from math import isnan, nan
+from math import nan
+
+import msgspec
+from msgspec.structs import replace
 
 # The columns of a backtest's table, of the results log and of /api/v1/windows, in this order.
 COLUMNS = (
@@ -32,10 +35,10 @@ ESTIMATOR = "estimator"
 LATE = (REALIZED, COVARIATE_EFFECT, CONCEPT_EFFECT, CONCEPT_DRIFT, LABELS, ESTIMATOR)
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(msgspec.Struct, frozen=True):
     """One number about one window. NaN and None stand for "nothing applies".
 
+    There are hundreds a window, and a struct is made in a tenth of a dataclass's time.
     ``feature`` is empty where the value belongs to the model as a whole. ``alert`` is None where
     the value is shown but not judged: no threshold, fewer rows than ``min_rows``, or a window
     that is still filling.
@@ -93,25 +96,30 @@ def note_of(value: Value) -> str:
     return f"{value.family}/{value.feature}"
 
 
-def rows_of(result: WindowResult) -> Iterator[dict[str, object]]:
-    """A result as rows of the table: dicts with exactly COLUMNS, in that order.
+def cells_of(result: WindowResult) -> Iterator[tuple[object, ...]]:
+    """A result as rows of the table, in the order of COLUMNS.
 
-    Times are RFC 3339 in UTC, None where there are none (rows without a timestamp); NaN is None.
+    Times are RFC 3339 in UTC, None where there are none (rows without a timestamp).
     """
     timed = result.end > 0
+    window = (
+        result.model, result.version, result.segment, result.window, result.index,
+        rfc3339(result.start) if timed else None, rfc3339(result.end) if timed else None,
+        result.revision, result.maturity or None, result.rows, result.label_share,
+    )  # fmt: skip
     for v in result.values:
-        cells = (
-            result.model, result.version, result.segment, result.window, result.index,
-            rfc3339(result.start) if timed else None, rfc3339(result.end) if timed else None,
-            result.revision, result.maturity or None, result.rows,
-            None if isnan(result.label_share) else result.label_share,
-            v.feature, v.family, v.metric,
-            *(None if isnan(x) else x for x in (
-                v.value, v.p_value, v.sampling_error, v.lower_confidence, v.upper_confidence,
-                v.lower_threshold, v.upper_threshold)),
-            v.alert,
+        yield (
+            *window, v.feature, v.family, v.metric, v.value, v.p_value, v.sampling_error,
+            v.lower_confidence, v.upper_confidence, v.lower_threshold, v.upper_threshold, v.alert,
         )  # fmt: skip
-        yield dict(zip(COLUMNS, cells, strict=True))
+
+
+def rows_of(result: WindowResult) -> Iterator[dict[str, object]]:
+    """The same as dicts, in which NaN is None."""
+    for cells in cells_of(result):
+        # nothing but NaN differs from itself
+        known = (None if cell != cell else cell for cell in cells)  # noqa: PLR0124
+        yield dict(zip(COLUMNS, known, strict=True))
 
 
 def rfc3339(microseconds: int) -> str:

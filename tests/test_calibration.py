@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -25,8 +25,20 @@ from stream_monitor.alerts.calibration import (
     null_quantiles,
     sidak,
 )
-from stream_monitor.alerts.null import generalised_pareto, null_counts, samplers, weights
-from stream_monitor.alerts.rates import count_above, greatest_count, mean_limit, spread_limit
+from stream_monitor.alerts.null import (
+    generalised_pareto,
+    null_counts,
+    pareto_survival,
+    samplers,
+    weights,
+)
+from stream_monitor.alerts.rates import (
+    count_above,
+    greatest_count,
+    mean_limit,
+    pearson3,
+    spread_limit,
+)
 from stream_monitor.cells import Cells
 from stream_monitor.methods import REGISTRY
 from stream_monitor.methods.base import Definition, Measured
@@ -151,6 +163,15 @@ def test_pareto_fit_finds_scipys_parameters(shape: float) -> None:
     found, scale = generalised_pareto(sample)
     assert found == pytest.approx(shape, abs=0.03)
     assert scale == pytest.approx(3.0, rel=0.04)
+
+
+@given(
+    st.floats(-1.0, 0.9), st.lists(st.floats(0, 1e6), min_size=1, max_size=20), st.floats(0, 1e300)
+)
+def test_survival_is_scipys(shape: float, excesses: list[float], far: float) -> None:
+    x = np.array([0.0, *excesses, far, abs(1 / shape) if shape else 1.0])
+    with np.errstate(over="ignore"):  # SciPy's
+        assert pareto_survival(x, shape).tolist() == stats.genpareto.sf(x, shape).tolist()
 
 
 @pytest.mark.parametrize(
@@ -353,6 +374,16 @@ def test_ten_million_rows_agree_with_the_limit_laws(n: int) -> None:
     assert k == pytest.approx(stats.binom(n, 0.3).isf(1e-5), abs=2)
 
 
+@given(
+    st.floats(1e-9, 0.9), st.floats(-50, 50), st.floats(-8, 8) | st.sampled_from([0.0, 1e-6, -1e-6])
+)
+def test_the_skew_laws_quantile_and_tail_are_scipys(
+    level: float, z: float, skewness: float
+) -> None:
+    law = stats.pearson3(skewness)
+    assert pearson3(level, z, skewness) == (law.isf(level), law.sf(z))
+
+
 @pytest.mark.parametrize("rows", [100, 1_000])
 def test_means_of_skew_scores_alarm_at_the_stated_rate(rows: int) -> None:
     rng = np.random.default_rng(rows)
@@ -391,5 +422,5 @@ def test_a_share_that_states_its_spread_alarms_at_most_at_the_stated_rate(
         if not math.isnan(limit.upper):
             above = stats.binom.sf(math.floor(limit.upper * rows), rows, share)
         assert below + above <= 1.25 * level  # a bound falls on whole counts
-        at = replace(m, value=limit.lower)
+        at = msgspec.structs.replace(m, value=limit.lower)
         assert spread_limit(at, level).p_value == pytest.approx(level, rel=1e-6)

@@ -6,6 +6,7 @@ it is worth it, say so in the commit and raise the limit. ``make bench`` has the
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ NAME = "t:0"
 CALLS_A_RUN = 2_800  # of functions, Python's and C's, for a run of 2,000 events
 CALLS_AN_EVENT = 0.9  # for each further one: parts of some hundred rows, and nothing an event
 BYTES_AN_EVENT = 2_800  # at the most at once, the columns of a run included
+CALLS_A_VALUE = 24  # of functions, for each value of a window that is evaluated
 BYTES_A_COMMIT = 160_000  # of state, for one pane that has changed; half of it hashes of values
 
 
@@ -37,10 +39,17 @@ class Route:
     def __init__(self, folder: Path) -> None:
         config = world.config(folder)
         watched, windows = watch(config, "test")
-        pipeline = Pipeline(watched, windows, config)
-        self._intake = Intake(config, watched, pipeline, None, timed=lambda _step: nullcontext())
+        self._pipeline = Pipeline(watched, windows, config)
+        self._intake = Intake(
+            config, watched, self._pipeline, None, timed=lambda _step: nullcontext()
+        )
         self._intake.begin({NAME: None})
         self._payloads = world.events(20_000, 3, rate=50_000)
+
+    def evaluated(self) -> int:
+        """Evaluate the windows as they are; how many values that gave."""
+        found = self._pipeline.publisher.filling()
+        return sum(len(result.values) for result in found)
 
     @property
     def partition(self) -> Partition:
@@ -96,6 +105,33 @@ def test_functions_are_called_for_runs_and_not_for_events(path: Route) -> None:
     print(f"{few} calls for 2,000 events, {many} for 20,000")
     assert few <= CALLS_A_RUN
     assert (many - few) / 18_000 <= CALLS_AN_EVENT
+
+
+def test_a_window_is_evaluated_by_arrays(path: Route) -> None:
+    path.evaluated()  # what is made once
+    found = [0]
+    with counting(found):
+        values = path.evaluated()
+    print(f"{found[0] / values:.1f} calls a value, {values} values")
+    assert found[0] / values <= CALLS_A_VALUE
+
+
+@pytest.mark.parametrize(
+    ("command", "strangers"),
+    [
+        ("run", {"scipy.stats", "scipy.optimize", "lightgbm"}),
+        ("backtest", {"scipy.stats", "scipy.optimize", "lightgbm", "uvicorn", "starlette"}),
+    ],
+)
+def test_a_command_imports_what_it_needs(command: str, strangers: set[str]) -> None:
+    program = f"import sys; from stream_monitor.cli import parser; parser({command!r}); "
+    done = subprocess.run(
+        [sys.executable, "-c", program + "print(*sys.modules)"],
+        check=True, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    loaded = set(done.stdout.split())
+    assert f"stream_monitor.cli.{command}" in loaded
+    assert not loaded & strangers
 
 
 def test_memory_is_that_of_columns(path: Route) -> None:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from stream_monitor.alerts.limits import NO_LIMIT, Limit, Stateless
 from stream_monitor.methods.base import Chunks, Definition, Measured
@@ -97,6 +97,6 @@ class ChunkLimits(Stateless):
             return NO_LIMIT
         return Limit(
             math.nan,
-            float(stats.chi2.isf(_CHI2_LEVEL, freedom)),
-            float(stats.chi2.sf(m.value, freedom)),
+            float(special.chdtri(freedom, _CHI2_LEVEL)),
+            float(special.chdtrc(freedom, m.value)),
         )

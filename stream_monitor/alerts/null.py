@@ -25,7 +25,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from stream_monitor.cells import Cells, Summary
 from stream_monitor.schema import FloatArray, IntArray
@@ -121,9 +121,17 @@ def _beyond(
     # the excess over a higher threshold is of the same shape (Pickands 1975)
     reach = max(scale + shape * above[-1], above.mean() / len(above))
     lower = np.maximum(edges[first:] - sample[-1], 0.0)
-    survival = stats.genpareto.sf(lower / reach, shape) if reach > 0 else (lower <= 0) * 1.0
+    survival = pareto_survival(lower / reach, shape) if reach > 0 else (lower <= 0) * 1.0
     survival[0] = 1.0
     view[first + 1 :] += survival - np.append(survival[1:], 0.0)
+
+
+def pareto_survival(excesses: FloatArray, shape: float) -> FloatArray:
+    """Of a generalised Pareto variable of scale 1, (1 + ξ x)^(−1/ξ); excesses at least 0."""
+    end = -1.0 / shape if shape < 0 else np.inf
+    with np.errstate(invalid="ignore"):  # beyond the end
+        found = special.inv_boxcox(-excesses, -shape)
+    return np.where(excesses < end, found, 0.0)
 
 
 def generalised_pareto(

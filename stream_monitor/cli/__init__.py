@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from stream_monitor import __version__
-from stream_monitor.cli import backtest, check, demo, methods, rank, reference, replay, run
 from stream_monitor.errors import StreamMonitorError
 
 _EPILOG = """\
@@ -20,10 +20,14 @@ examples:
 
 exit status: 0 done, 1 failed (the message says why), 2 wrong usage
 """
+_MODULES = {
+    "run": "run", "check-config": "check", "reference": "reference", "backtest": "backtest",
+    "rank": "rank", "replay": "replay", "methods": "methods", "demo": "demo",
+}  # fmt: skip
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The whole command line, or one command's part of it, which imports no other command."""
     top = argparse.ArgumentParser(
         prog="stream-monitor",
         description="Online drift, outlier and data-quality monitor for model servers.",
@@ -32,14 +36,15 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (run, check, reference, backtest, rank, replay, methods, demo):
-        module.add_to(commands)
+    for name in [command] if command in _MODULES else _MODULES:
+        import_module(f"stream_monitor.cli.{_MODULES[name]}").add_to(commands)
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
-    chosen = parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    chosen = parser(given[0] if given else None).parse_args(given)
     try:
         return int(chosen.run(chosen))
     except StreamMonitorError as error:

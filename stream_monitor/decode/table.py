@@ -13,7 +13,7 @@ from stream_monitor.batch import ColumnBatch, Decoded, IdArray, Reject, Unseen
 from stream_monitor.config.model import MappingConfig
 from stream_monitor.decode import tabular
 from stream_monitor.decode.base import Target, choose
-from stream_monitor.decode.ids import id_hashes
+from stream_monitor.decode.ids import id_hashes, no_ids
 from stream_monitor.errors import ProfileError
 from stream_monitor.schema import (
     PREDICTION,
@@ -204,6 +204,8 @@ def known_codes(
 
 def ids_of(chunk: Chunk, name: str) -> IdArray:
     """The hash of each row's id, uint64[n, 2]; (0, 0) where the file has no such column."""
+    if name not in chunk.columns:
+        return no_ids(chunk.rows)
     return id_hashes(texts_of(chunk, name), chunk.rows)
 
 

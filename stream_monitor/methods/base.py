@@ -21,6 +21,7 @@ from enum import Enum
 from math import nan
 from typing import Any, Protocol, TypeVar
 
+import msgspec
 import numpy as np
 
 from stream_monitor.batch import ColumnBatch
@@ -80,9 +81,8 @@ class Definition:
     upper_only: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A value before it is judged.
+class Measured(msgspec.Struct, frozen=True):
+    """A value before it is judged; a struct as :class:`~stream_monitor.values.Value` is one.
 
     Attributes
     ----------
@@ -127,7 +127,7 @@ class BoundDrift(Protocol):
     """A drift method made ready for one column."""
 
     def distance(self, reference: IntArray, window: IntArray) -> FloatArray:
-        """Distances between counts.
+        """Distances between counts: ``between(side(reference), side(window))``.
 
         Parameters
         ----------
@@ -139,6 +139,14 @@ class BoundDrift(Protocol):
         -------
         float64[...]; NaN where either side has no values.
         """
+
+    def side(self, counts: IntArray) -> IntArray | FloatArray:
+        """What is compared of one side, so that the reference's need be made only once."""
+
+    def between(
+        self, reference: IntArray | FloatArray, window: IntArray | FloatArray, /
+    ) -> FloatArray:
+        """The distances between two sides."""
 
 
 class DriftMethod(Protocol):

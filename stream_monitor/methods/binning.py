@@ -22,25 +22,33 @@ _COMPAT_EQUAL = 500
 _COMPAT_TAIL = 400
 
 Counts = IntArray | FloatArray
+View = Callable[[Counts], Counts]
 Formula = Callable[[Counts, Counts], FloatArray]
 
 
 @dataclass(frozen=True, slots=True)
 class Pooled:
-    """A drift method for one column: pool the cells into bins, then apply a formula.
+    """A drift method for one column: pool the cells into bins, look at each side, compare them.
 
     ``matrix`` is float64[K, B] of zeros and ones, so that pooling thousands of resampled windows
-    is one matrix product, exact below 2⁵³; None where every cell is a bin of its own. ``formula``
-    takes counts [..., B] of the reference and the window.
+    is one matrix product, exact below 2⁵³; None where every cell is a bin of its own. ``view``
+    makes of counts [..., B] what ``between`` takes of the reference and the window.
     """
 
     matrix: FloatArray | None
-    formula: Formula
+    view: View
+    between: Formula
+
+    def side(self, counts: IntArray) -> Counts:
+        return self.view(counts if self.matrix is None else counts @ self.matrix)
 
     def distance(self, reference: IntArray, window: IntArray) -> FloatArray:
-        if self.matrix is None:
-            return self.formula(reference, window)
-        return self.formula(reference @ self.matrix, window @ self.matrix)
+        return self.between(self.side(reference), self.side(window))
+
+
+def counted(counts: Counts) -> Counts:
+    """The view of methods that compare counts as they are."""
+    return counts
 
 
 def shares(counts: Counts) -> FloatArray:

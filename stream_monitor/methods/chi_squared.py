@@ -8,7 +8,7 @@ import numpy as np
 
 from stream_monitor.cells import Cells, Summary
 from stream_monitor.methods.base import BoundDrift, Chunks, Definition, register_drift
-from stream_monitor.methods.binning import Counts, Pooled
+from stream_monitor.methods.binning import Counts, Pooled, counted
 from stream_monitor.schema import FloatArray, Kind
 from stream_monitor.values import DRIFT
 
@@ -40,7 +40,7 @@ class ChiSquared:
         return np.empty(0)
 
     def bind(self, cells: Cells) -> BoundDrift:  # noqa: ARG002 - every cell is a bin
-        return Pooled(None, _statistic)
+        return Pooled(None, counted, _statistic)
 
 
 def _statistic(reference: Counts, window: Counts) -> FloatArray:

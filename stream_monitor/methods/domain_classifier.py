@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from math import nan, sqrt
 
 import numpy as np
-from scipy.stats import rankdata
 
 from stream_monitor.batch import ColumnBatch
 from stream_monitor.cells import Cells
@@ -92,7 +91,9 @@ def auroc(reference: FloatArray, window: FloatArray, categorical: BoolArray) -> 
         test = fold == i
         model = Model(trained("binary", rows[~test], label[~test], categorical))
         scores[test] = model.predict(rows[test])
-    wins = float(rankdata(scores)[m:].sum()) - n * (n + 1) / 2
+    _, place, equal = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(equal) - (equal - 1) / 2  # of equal scores the mean of theirs
+    wins = float(ranks[place][m:].sum()) - n * (n + 1) / 2
     return wins / (m * n)
 
 

@@ -80,6 +80,10 @@ class Evaluator:
                 mask = share.mask(column)
                 if mask is not None:
                     self.shares[name, metric] = (share, mask)
+        self._sides = {
+            (name, metric): bound.side(cells[name].values)
+            for (name, metric), bound in self.drift.items()
+        }
         self._moments = {name: moments(cells[name]) for name in self._derived}
         self._expected: dict[tuple[str, str], float] = {}
         for (name, metric), (share, _) in self.shares.items():
@@ -98,16 +102,20 @@ class Evaluator:
         return found
 
     def _univariate(self, window: Counted) -> Iterator[Measured]:
+        valid = {name: int(self._values(name, window).sum()) for name in self._cells}
         for (name, metric), bound in self.drift.items():
-            method, cells = self._registry.drift[metric], self._cells[name]
-            values = window.column(name)[: cells.size]
-            valid = int(values.sum())
-            reference = cells.values
-            if method.singly and self._compat:
-                reference, values = singly(cells, window)
-            distance = float(bound.distance(reference, values)) if valid else math.nan
-            definition = method.definition
-            yield Measured(definition, metric, name, name, distance, valid)
+            method, distance = self._registry.drift[metric], math.nan
+            if valid[name]:
+                if method.singly and self._compat:
+                    distance = float(bound.distance(*singly(self._cells[name], window)))
+                else:
+                    side = bound.side(self._values(name, window))
+                    distance = float(bound.between(self._sides[name, metric], side))
+            yield Measured(method.definition, metric, name, name, distance, valid[name])
+
+    def _values(self, name: str, window: Counted) -> IntArray:
+        """A column's counts in its value cells."""
+        return window.column(name)[: self._cells[name].size]
 
     def _means(self, window: Counted) -> Iterator[Measured]:
         rows = window.rows

@@ -34,12 +34,15 @@ class Hellinger:
         return doane_edges(summary)
 
     def bind(self, cells: Cells) -> BoundDrift:
-        return Pooled(doane_pooling(cells), _distance)
+        return Pooled(doane_pooling(cells), _roots, _distance)
+
+
+def _roots(counts: Counts) -> FloatArray:
+    return np.sqrt(shares(counts))
 
 
 def _distance(reference: Counts, window: Counts) -> FloatArray:
-    difference = np.sqrt(shares(reference)) - np.sqrt(shares(window))
-    distance: FloatArray = np.sqrt((difference**2).sum(axis=-1) / 2)
+    distance: FloatArray = np.sqrt(((reference - window) ** 2).sum(axis=-1) / 2)
     return distance
 
 

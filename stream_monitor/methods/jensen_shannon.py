@@ -39,11 +39,10 @@ class JensenShannon:
         return doane_edges(summary)
 
     def bind(self, cells: Cells) -> BoundDrift:
-        return Pooled(doane_pooling(cells), _distance)
+        return Pooled(doane_pooling(cells), shares, _distance)
 
 
-def _distance(reference: Counts, window: Counts) -> FloatArray:
-    p, q = shares(reference), shares(window)
+def _distance(p: Counts, q: Counts) -> FloatArray:
     m = (p + q) / 2
     divergence = (rel_entr(p, m) + rel_entr(q, m)).sum(axis=-1) / (2 * log(2))
     # rounding can leave the divergence of nearly equal shares a hair below 0

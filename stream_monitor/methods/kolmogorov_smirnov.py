@@ -38,11 +38,11 @@ class KolmogorovSmirnov:
         return fine_edges(summary, compat=compat)
 
     def bind(self, cells: Cells) -> BoundDrift:  # noqa: ARG002 - every edge is used
-        return Pooled(None, _distance)
+        return Pooled(None, cumulative, _distance)
 
 
 def _distance(reference: Counts, window: Counts) -> FloatArray:
-    distance: FloatArray = np.abs(cumulative(reference) - cumulative(window)).max(axis=-1)
+    distance: FloatArray = np.abs(reference - window).max(axis=-1)
     return distance
 
 

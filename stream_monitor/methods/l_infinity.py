@@ -36,11 +36,11 @@ class LInfinity:
         return np.empty(0)
 
     def bind(self, cells: Cells) -> BoundDrift:  # noqa: ARG002 - every cell is a bin
-        return Pooled(None, _distance)
+        return Pooled(None, shares, _distance)
 
 
 def _distance(reference: Counts, window: Counts) -> FloatArray:
-    distance: FloatArray = np.abs(shares(reference) - shares(window)).max(axis=-1)
+    distance: FloatArray = np.abs(reference - window).max(axis=-1)
     return distance
 
 

@@ -47,8 +47,8 @@ class PopulationStabilityIndex:
 
     def bind(self, cells: Cells) -> BoundDrift:
         if cells.summary is None:
-            return Pooled(None, _index)
-        return Pooled(pooling(bins_of(cells, self.edges(cells.summary))), _index)
+            return Pooled(None, _smoothed, _index)
+        return Pooled(pooling(bins_of(cells, self.edges(cells.summary))), _smoothed, _index)
 
 
 def _smoothed(counts: Counts) -> FloatArray:
@@ -57,8 +57,7 @@ def _smoothed(counts: Counts) -> FloatArray:
     return found
 
 
-def _index(reference: Counts, window: Counts) -> FloatArray:
-    p, q = _smoothed(reference), _smoothed(window)
+def _index(p: Counts, q: Counts) -> FloatArray:
     index: FloatArray = ((p - q) * np.log(p / q)).sum(axis=-1)
     return index
 

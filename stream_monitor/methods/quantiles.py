@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import inf, isnan, nan, pi, sqrt
 
 import numpy as np
@@ -33,22 +34,52 @@ def quantiles(cells: Cells, counts: IntArray, levels: FloatArray) -> FloatArray:
     -------
     float64[m]; NaN without numbers or edges.
     """
-    reached = counts.cumsum()
-    edges = cells.edges
-    n = int(reached[-1])
-    if not n or not len(edges):
-        return np.full(len(levels), nan)
-    # a cell ends at the last float in it, which of a cell of one value is that value
-    lower = np.concatenate([edges[:1], edges])
-    upper = np.concatenate([edges[:1], np.nextafter(edges[1:], -inf), edges[-1:]])
-    rank = (n - 1) * levels
-    below = np.floor(rank)
-    ranks = np.stack([below, np.minimum(below + 1, n - 1)])
-    cell = np.searchsorted(reached, ranks, side="right")
-    place = (ranks - (reached - counts)[cell] + 0.5) / counts[cell]
-    low, high = lower[cell] + place * (upper - lower)[cell]
-    found: FloatArray = low + (rank - below) * (high - low)
-    return found
+    return Ranked.of(Widths.of(cells), counts).at(levels)
+
+
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """Where each cell begins and how wide it is, float64[K]; empty without edges."""
+
+    lower: FloatArray
+    width: FloatArray
+
+    @classmethod
+    def of(cls, cells: Cells) -> Widths:
+        edges = cells.edges
+        if not len(edges):
+            return cls(edges, edges)
+        # a cell ends at the last float in it, which of a cell of one value is that value
+        lower = np.concatenate([edges[:1], edges])
+        upper = np.concatenate([edges[:1], np.nextafter(edges[1:], -inf), edges[-1:]])
+        return cls(lower, upper - lower)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Counts made ready for :func:`quantiles` at several sets of levels."""
+
+    cells: Widths
+    counts: IntArray
+    reached: IntArray
+
+    @classmethod
+    def of(cls, cells: Widths, counts: IntArray) -> Ranked:
+        return cls(cells, counts, counts.cumsum())
+
+    def at(self, levels: FloatArray) -> FloatArray:
+        n = int(self.reached[-1])
+        if not n or not len(self.cells.lower):
+            return np.full(len(levels), nan)
+        rank = (n - 1) * levels
+        below = np.floor(rank)
+        ranks = np.stack([below, np.minimum(below + 1, n - 1)]).astype(np.int64)
+        cell = np.searchsorted(self.reached, ranks, side="right")
+        counts = self.counts[cell]
+        place = (ranks - (self.reached[cell] - counts) + 0.5) / counts
+        low, high = self.cells.lower[cell] + place * self.cells.width[cell]
+        found: FloatArray = low + (rank - below) * (high - low)
+        return found
 
 
 def density(cells: Cells, counts: IntArray, points: FloatArray, *, std: float) -> FloatArray:
@@ -84,9 +115,7 @@ def density(cells: Cells, counts: IntArray, points: FloatArray, *, std: float) -
     return found
 
 
-def quantile_spreads(
-    cells: Cells, counts: IntArray, levels: FloatArray, variance: float
-) -> FloatArray:
+def quantile_spreads(reference: Ranked, levels: FloatArray, variance: float) -> FloatArray:
     """Standard deviations of quantiles, from the reference's own quantiles about them.
 
     A quantile is off as far as its rank is (Woodruff 1952, "Confidence intervals for medians and
@@ -96,8 +125,6 @@ def quantile_spreads(
 
     Parameters
     ----------
-    counts : int64[K]
-        Of the reference.
     levels : float64[m] in [0, 1]
     variance
         Of the mean of numbers with variance 1: 1/n, or 1/n + 1/N of two samples.
@@ -110,6 +137,6 @@ def quantile_spreads(
         return np.full(len(levels), nan)
     reach = _REACH * np.sqrt(levels * (1 - levels) * variance)
     around = np.concatenate([levels - reach, levels, levels + reach]).clip(0, 1)
-    low, at, high = quantiles(cells, counts, around).reshape(3, -1)
+    low, at, high = reference.at(around).reshape(3, -1)
     spreads: FloatArray = np.maximum(at - low, high - at) / _REACH
     return spreads

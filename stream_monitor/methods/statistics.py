@@ -25,7 +25,7 @@ from stream_monitor.methods.base import (
     Study,
     register_block,
 )
-from stream_monitor.methods.quantiles import density, quantile_spreads, quantiles
+from stream_monitor.methods.quantiles import Ranked, Widths, density, quantile_spreads
 from stream_monitor.panes.exact import grouped
 from stream_monitor.panes.layout import Counted
 from stream_monitor.schema import BoolArray, FloatArray, IntArray, Role, Schema
@@ -178,9 +178,10 @@ class _Column:
         self._center = float(arrays["center"][index])
         self._scale = float(arrays["scale"][index])
         self._compat = bool(arrays["compat"][0])
+        self._widths = Widths.of(cells)
         self._reference = known = self._found(reference)
         counts = np.array(reference.column(cells.column.name)[: cells.size])
-        self._counts = counts
+        self._ranked = Ranked.of(self._widths, counts)
         self._density = density(cells, counts, known.quantiles, std=known.std)
         # the fourth central moment over the fourth power of the std with divisor n − 1
         self._kurtosis = float(arrays["kurtosis"][index]) * (1 - 1 / max(known.n, 1)) ** 2
@@ -198,7 +199,7 @@ class _Column:
             n,
             self._center + self._scale * moments.mean(slots[:-1], n),
             self._scale * moments.std(slots[:-1], n),
-            quantiles(self._cells, counts, _LEVELS),
+            Ranked.of(self._widths, counts).at(_LEVELS),
             int(slots[-1]),
         )
 
@@ -224,7 +225,7 @@ class _Column:
         spread = r.std / 2 * sqrt(max(self._kurtosis - 1, 0.0) * both)
         yield judged(_STD, w.std, self._std_error(n), r.std, spread)
         errors = np.sqrt(_LEVELS * (1 - _LEVELS) / n) / self._density
-        spreads = quantile_spreads(self._cells, self._counts, _LEVELS, both)
+        spreads = quantile_spreads(self._ranked, _LEVELS, both)
         for i, definition in enumerate(_QUANTILES.values()):
             found = w.quantiles[i], errors[i], r.quantiles[i], spreads[i]
             yield judged(definition, *map(float, found))

@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 from stream_monitor.schema import FloatArray
 
@@ -81,14 +81,14 @@ class Volume:
         Student's t distribution, half of ``level`` on each side. NaN where nothing is known; 0 is
         no lower limit, for no count is below it.
         """
-        away = self.spread * float(stats.t.isf(level / 2, self.freedom))
+        away = -self.spread * float(special.stdtrit(self.freedom, level / 2))
         low, high = self.centre - away, self.centre + away
         return _count(max(low, 0.0)), _count(high)
 
     def p_value(self, count: float) -> float:
         """The chance of a count as far from the centre, on either side; NaN if nothing is known."""
         away = abs(float(_even(np.array(count, dtype=np.float64))) - self.centre) / self.spread
-        return 2 * float(stats.t.sf(away, self.freedom))
+        return 2 * float(special.stdtr(self.freedom, -away))
 
 
 def _even(counts: FloatArray) -> FloatArray:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 from math import inf
 
 import numpy as np
 
 from stream_monitor.cells import Cells, Summary
 from stream_monitor.methods.base import BoundDrift, Chunks, Definition, register_drift
-from stream_monitor.methods.binning import cumulative, fine_edges
-from stream_monitor.schema import FloatArray, IntArray, Kind
+from stream_monitor.methods.binning import Counts, Pooled, cumulative, fine_edges
+from stream_monitor.schema import FloatArray, Kind
 from stream_monitor.values import DRIFT
 
 
@@ -44,19 +44,15 @@ class Wasserstein:
         return fine_edges(summary, compat=compat)
 
     def bind(self, cells: Cells) -> BoundDrift:
-        return _Bound(np.diff(cells.points))
+        return Pooled(None, cumulative, partial(_area, np.diff(cells.points)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Bound:
+def _area(steps: FloatArray, reference: Counts, window: Counts) -> FloatArray:
     """``steps`` is float64[K - 1], from each cell's point to the next."""
-
-    steps: FloatArray
-
-    def distance(self, reference: IntArray, window: IntArray) -> FloatArray:
-        gap = np.abs(cumulative(reference) - cumulative(window))
-        # NaN of an empty side must come through where there is one cell only
-        return gap[..., :-1] @ self.steps + gap[..., -1]
+    gap = np.abs(reference - window)
+    # NaN of an empty side must come through where there is one cell only
+    area: FloatArray = gap[..., :-1] @ steps + gap[..., -1]
+    return area
 
 
 register_drift(Wasserstein())

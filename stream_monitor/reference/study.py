@@ -47,9 +47,10 @@ class NumberStudy:
         self._moments(values)
         if self.distinct is not None:
             found, counts = np.unique(values, return_counts=True)
-            for value, count in zip(found.tolist(), counts.tolist(), strict=True):
-                self.distinct[value] = self.distinct.get(value, 0) + count
-            if len(self.distinct) > MAX_DISTINCT:
+            if len(found) <= MAX_DISTINCT:
+                for value, count in zip(found.tolist(), counts.tolist(), strict=True):
+                    self.distinct[value] = self.distinct.get(value, 0) + count
+            if max(len(found), len(self.distinct)) > MAX_DISTINCT:
                 self.distinct = None
         rank = splitmix64(np.arange(row, row + len(numbers), dtype=np.uint64)[finite])
         self._sample = np.concatenate([self._sample, values])

@@ -118,10 +118,15 @@ def table(rows: int, seed: int, shape: Shape = DEFAULT, *, rate: float = 1_000.0
     return pa.table({name: pa.array(v, from_pandas=True) for name, v in found.items()})
 
 
+def models(folder: Path, *names: str) -> list[dict[str, Any]]:
+    """The section of models with references in a folder."""
+    return [{"name": n, "version": "1", "reference": str(folder / f"{n}.ref")} for n in names]
+
+
 def raw_config(folder: Path, **sections: Any) -> dict[str, Any]:
     """Default methods, two windows of 30 panes; each section may be replaced."""
     return {
-        "models": [{"name": "bench", "version": "1", "reference": str(folder / "bench.ref")}],
+        "models": models(folder, "bench"),
         "windows": WINDOWS,
         "mapping": {"arrival": "event_time"},
         "limits": {"memory": "256GiB"},
@@ -133,17 +138,24 @@ def config(folder: Path, **sections: Any) -> Config:
     return parse_config(raw_config(folder, **sections), place="bench", folder=folder)
 
 
-def build(folder: Path, shape: Shape = DEFAULT, **sections: Any) -> Profile:
+def build(
+    folder: Path,
+    shape: Shape = DEFAULT,
+    *,
+    model: str = "bench",
+    rows: int = REFERENCE_ROWS,
+    **sections: Any,
+) -> Profile:
     """The reference, built and saved."""
     folder.mkdir(parents=True, exist_ok=True)
-    pa.parquet.write_table(table(REFERENCE_ROWS, 1, shape), folder / "train.parquet")
+    pa.parquet.write_table(table(rows, 1, shape), folder / "train.parquet")
     profile = build_profile(
         [folder / "train.parquet"],
-        config(folder, **sections),
-        model="bench",
+        config(folder, models=models(folder, model), **sections),
+        model=model,
         version="1",
         registry=REGISTRY,
         progress=lambda _phase, _done: None,
     )
-    save(profile, folder / "bench.ref")
+    save(profile, folder / f"{model}.ref")
     return profile

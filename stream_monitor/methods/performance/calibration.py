@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
-from scipy.optimize import isotonic_regression
+import scipy  # which imports its parts where they are first used
 
 from stream_monitor.methods.performance.metrics import roc_auc
 from stream_monitor.schema import BoolArray, FloatArray, IntArray
@@ -70,7 +70,7 @@ def pooled(positives: FloatArray, totals: FloatArray) -> FloatArray:
     if not len(some):
         return np.full(len(totals), np.nan)
     weights = totals[some]
-    found = isotonic_regression(positives[some] / weights, weights=weights).x
+    found = scipy.optimize.isotonic_regression(positives[some] / weights, weights=weights).x
     between: FloatArray = np.interp(np.arange(len(totals)), some, np.clip(found, 0.0, 1.0))
     return between
 
