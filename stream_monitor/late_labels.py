@@ -11,7 +11,9 @@ import numpy as np
 from stream_monitor.batch import Reject
 from stream_monitor.config.model import Config, LabelMapping, LabelsConfig
 from stream_monitor.decode.base import Target
-from stream_monitor.decode.labels import DecodedLabels, LabelBatch, LabelDecoder, decode_table
+from stream_monitor.decode.label_batch import DecodedLabels, LabelBatch
+from stream_monitor.decode.label_rows import decode_table
+from stream_monitor.decode.labels import LabelDecoder
 from stream_monitor.labels.rows import origins
 from stream_monitor.panes.partition import Partition
 from stream_monitor.pipeline import Pipeline

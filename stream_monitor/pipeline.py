@@ -15,7 +15,7 @@ from stream_monitor.batch import ColumnBatch, Decoded, Reject
 from stream_monitor.closing import Closing
 from stream_monitor.config.model import Config
 from stream_monitor.config.units import format_duration
-from stream_monitor.decode.labels import DecodedLabels
+from stream_monitor.decode.label_batch import DecodedLabels
 from stream_monitor.labels.join import NAME, Join
 from stream_monitor.labels.packing import Marks, Send, Sharded
 from stream_monitor.labels.route import Router, Sink

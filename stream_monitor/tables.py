@@ -103,7 +103,7 @@ def _parquet(path: Path) -> Iterator[_Part]:
         total, seen = max(file.metadata.num_rows, 1), 0
         for batch in file.iter_batches(batch_size=CHUNK_ROWS):
             seen += batch.num_rows
-            yield _flattened(pa.Table.from_batches([batch])), batch.num_rows, seen / total
+            yield flattened(pa.Table.from_batches([batch])), batch.num_rows, seen / total
 
 
 def _csv(path: Path) -> Iterator[_Part]:
@@ -125,7 +125,7 @@ def _csv(path: Path) -> Iterator[_Part]:
             share = min(raw.tell() / total, 1.0)
             for start in range(0, batch.num_rows, CHUNK_ROWS):
                 part = batch.slice(start, CHUNK_ROWS)
-                yield _flattened(pa.Table.from_batches([part])), part.num_rows, share
+                yield flattened(pa.Table.from_batches([part])), part.num_rows, share
 
 
 def _jsonl(path: Path) -> Iterator[_Part]:
@@ -177,7 +177,8 @@ def _array(values: list[Any]) -> Any:
         return MixedColumn(values)
 
 
-def _flattened(table: Any) -> dict[str, Any]:
+def flattened(table: Any) -> dict[str, Any]:
+    """Columns by name, each in one piece; those of nested ones have dotted names."""
     while any(pa.types.is_struct(field.type) for field in table.schema):
         table = table.flatten()
     return {

@@ -12,7 +12,7 @@ import structlog
 from stream_monitor.closing import Closing
 from stream_monitor.config.model import WindowConfig
 from stream_monitor.config.units import format_duration
-from stream_monitor.decode.base import REASONS
+from stream_monitor.decode.rejects import REASONS
 from stream_monitor.expose.snapshot import FiringAlert, JoinView, ModelView, OutcomeView, WindowView
 from stream_monitor.labels.beside import Joined
 from stream_monitor.labels.join import DELAY_BOUNDS, DELAY_SUM, DELAYS, TOLD

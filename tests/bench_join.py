@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from stream_monitor.decode.labels import label_value
+from stream_monitor.decode.label_batch import label_value
 from stream_monitor.labels.join import Join
 from stream_monitor.labels.rows import LABEL, Rows
 from stream_monitor.watch import watch

@@ -5,10 +5,12 @@ process, or with ``--wire`` through a real Kafka into the real service. What mus
 
 - nothing raises;
 - of every payload, as many events are accepted, late, expired or rejected as it holds. That number
-  (:func:`held`) is the length of the list that Python's own json reads, else one. Three things are
+  (:func:`held`) is the length of the list that Python's own json reads, or how many values it reads
+  one after the other; of Arrow the rows that pyarrow finds in order; else one. Four things are
   defined in addition: numbers of any size are numbers; bytes that are no UTF-8 spoil only the
-  element in which they stand, for the others are as good as before; and beyond the record limit
-  nobody looks, it is one event. NaN and Infinity are read by Python, repeated keys change no count;
+  element in which they stand, for the others are as good as before; what is no JSON is as many
+  events as it has lines, if a line looks like an object; and beyond the limits nobody looks, it is
+  one event. NaN and Infinity are read by Python, repeated keys change no count;
 - the state and the process stay as large as they were after a warm-up.
 
 A failure names the payload; the same seed gives it again.
@@ -32,13 +34,14 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
 from kafka import KafkaProducer
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from stream_monitor.config.model import Config
-from stream_monitor.decode.base import REASONS
 from stream_monitor.decode.labels import LabelDecoder
 from stream_monitor.decode.native import NativeDecoder
+from stream_monitor.decode.rejects import REASONS
 from stream_monitor.labels.join import TOLD
 from stream_monitor.labels.rows import origins
 from stream_monitor.panes.partition import Partition
@@ -97,6 +100,13 @@ def seeds(seed: int, later: int) -> dict[str, list[list[bytes]]]:
     def arrays(found: list[Any]) -> list[bytes]:
         return lines([rng.sample(found, rng.randrange(12)) for _ in range(60)])
 
+    def ndjson(found: list[Any]) -> list[bytes]:
+        return [b"\n".join(lines(rng.sample(found, rng.randrange(1, 12)))) for _ in range(60)]
+
+    def arrow(found: list[Any]) -> list[bytes]:
+        some = (rng.sample(found, rng.randrange(1, 12)) for _ in range(60))
+        return [written(part, rng.choice([None, None, "zstd", "lz4"])) for part in some]
+
     def flat(name: str) -> Iterator[Any]:
         return ({k: v for k, v in e.items() if k != name} for e in events)
 
@@ -113,16 +123,27 @@ def seeds(seed: int, later: int) -> dict[str, list[list[bytes]]]:
         "events": [
             lines(events), lines(flat("id")), lines(flat("version")), lines(iso), lines(odd),
             lines(unseen), arrays(events), arrays([*odd, *iso]), lines(labels), foreign,
-            [json.dumps(e, indent=1).encode() for e in events],
+            [json.dumps(e, indent=1).encode() for e in events], ndjson(events),
+            ndjson([*odd, *iso]), arrow(events), arrow(unseen),
         ],
         "labels": [
             lines(labels), lines({**one, "id": i} for i, one in enumerate(labels)),
             lines({k: v for k, v in one.items() if k != "model"} for one in labels),
             lines(one | {"label": str(one["label"])} for one in labels), arrays(labels),
-            lines(feedback), lines(events), foreign,
+            lines(feedback), lines(events), foreign, ndjson(labels), arrow(labels),
             lines(one | {"ts": rfc3339(round(one["ts"] * 1e6))} for one in labels),
         ],
     }  # fmt: skip
+
+
+def written(found: list[Any], compression: str | None) -> bytes:
+    """As an Arrow stream."""
+    rows = pa.Table.from_pylist(found)
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.ipc.new_stream(sink, rows.schema, options=options) as writer:
+        writer.write_table(rows)
+    return bytes(sink.getvalue())
 
 
 class Mutator:
@@ -241,14 +262,42 @@ def held(payload: bytes) -> int:
     """How many events a payload holds; see the module."""
     if len(payload) > LIMIT:
         return 1
+    if payload[:4] == b"\xff\xff\xff\xff" or payload[:6] == b"ARROW1":
+        return _rows(payload[8:] if payload[:6] == b"ARROW1" else payload)
     try:
         encoding = json.detect_encoding(payload)
         errors = "surrogateescape" if encoding.startswith("utf-8") else "surrogatepass"
-        text = payload.decode(encoding, errors)
-        found = json.loads(text, parse_int=str, parse_float=str)
+        values = [*_values(payload.decode(encoding, errors))]
     except (ValueError, RecursionError):
+        values = []
+    if len(values) == 1 and isinstance(values[0], list):
+        return len(values[0])
+    if not values and payload.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1] != b"[":
+        lines = [line.strip() for line in payload.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
+        if any(line.startswith(b"{") and line.endswith(b"}") for line in lines):
+            return sum(map(bool, lines))
+    if values and isinstance(values[0], list):
+        return 1  # more than an array
+    return max(len(values), 1)
+
+
+def _values(text: str) -> Iterator[Any]:
+    decoder, white = json.JSONDecoder(parse_int=str, parse_float=str), " \t\n\r"
+    text = text.strip(white)
+    while text:
+        value, end = decoder.raw_decode(text)
+        yield value
+        text = text[end:].lstrip(white)
+
+
+def _rows(payload: bytes) -> int:
+    try:
+        table = pa.ipc.open_stream(payload).read_all()
+        table.validate(full=True)
+        rows = int(table.num_rows)
+    except (pa.ArrowException, OSError, ValueError):
         return 1
-    return len(found) if isinstance(found, list) else 1
+    return 1 if rows > LIMIT // 8 or (rows and not table.num_columns) else rows
 
 
 # --- in this process ----------------------------------------------------------------------------

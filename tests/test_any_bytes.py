@@ -18,9 +18,11 @@ import pytest
 
 from stream_monitor.batch import ColumnBatch, Reject
 from stream_monitor.config.model import LabelMapping, MappingConfig
-from stream_monitor.decode.base import REASONS, Target
-from stream_monitor.decode.labels import LabelBatch, LabelDecoder
+from stream_monitor.decode.base import Target
+from stream_monitor.decode.label_batch import LabelBatch
+from stream_monitor.decode.labels import LabelDecoder
 from stream_monitor.decode.native import NativeDecoder
+from stream_monitor.decode.rejects import REASONS
 from stream_monitor.panes.partition import Partition
 from stream_monitor.pipeline import Pipeline
 from stream_monitor.sources.base import Records

@@ -23,10 +23,11 @@ from hypothesis import strategies as st
 from stream_monitor.batch import ColumnBatch, Decoded
 from stream_monitor.config.model import MappingConfig
 from stream_monitor.decode import timestamps
-from stream_monitor.decode.base import REASONS, RejectedError, Target
+from stream_monitor.decode.base import Target
 from stream_monitor.decode.ids import NO_ID, id_hashes, keyed
 from stream_monitor.decode.lenient import LenientDecoder
 from stream_monitor.decode.native import NativeDecoder
+from stream_monitor.decode.rejects import REASONS, RejectedError
 from stream_monitor.decode.table import TableDecoder
 from stream_monitor.schema import Column, Kind, Role, Schema, category_of
 from stream_monitor.sources.base import Records
@@ -383,7 +384,7 @@ def test_the_events_of_a_record_share_its_index_and_timestamp() -> None:
     batch = decoded.batches[0]
     assert batch.record.tolist() == [0, 0, 0, 1, 3, 3, 3]
     assert batch.arrival.tolist() == [10, 10, 10, 11, 13, 13, 13]
-    assert batch.ids.tolist() == id_hashes([0, 1, 2, 3, 4, 6, 5], 7).tolist()
+    assert batch.ids.tolist() == id_hashes([0, 1, 2, 3, 4, 6, 5]).tolist()
     assert batch.wrong_number[1].tolist() == [5]
     assert not decoded.rejects
 
@@ -445,7 +446,7 @@ id_values = st.one_of(
 
 @given(st.lists(id_values))
 def test_ids_are_hashes_of_their_text(ids: list[Any]) -> None:
-    hashes = id_hashes(ids, len(ids))
+    hashes = id_hashes(ids)
     assert hashes.shape == (len(ids), 2)
     assert hashes.dtype == np.uint64
     for value, (high, low) in zip(ids, hashes.tolist(), strict=True):
@@ -453,7 +454,7 @@ def test_ids_are_hashes_of_their_text(ids: list[Any]) -> None:
         wanted = xxhash.xxh3_128_intdigest(text.encode(errors="surrogatepass")) if text else 0
         assert (high << 64) + low == wanted
     # by itself or among others, an id is the same
-    alone = [id_hashes([value], 1)[0].tolist() for value in ids]
+    alone = [id_hashes([value])[0].tolist() for value in ids]
     assert alone == hashes.tolist()
 
 

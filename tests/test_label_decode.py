@@ -21,15 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_monitor.config.model import LabelMapping
-from stream_monitor.decode.base import REASONS
 from stream_monitor.decode.ids import id_hashes, keyed
-from stream_monitor.decode.labels import (
-    DecodedLabels,
-    LabelBatch,
-    LabelDecoder,
-    decode_table,
-    label_value,
-)
+from stream_monitor.decode.label_batch import DecodedLabels, LabelBatch, label_value
+from stream_monitor.decode.label_rows import decode_table
+from stream_monitor.decode.labels import LabelDecoder
+from stream_monitor.decode.rejects import REASONS
 from stream_monitor.errors import LabelError
 from stream_monitor.sources.base import Records
 from stream_monitor.tables import read_chunks
@@ -95,8 +91,8 @@ def test_labels_of_both_kinds() -> None:
     loans, prices = decoded.batches["loans"], decoded.batches["prices"]
     assert loans.record.tolist() == [0, 1, 2, 3]
     assert prices.record.tolist() == [4, 5, 6]
-    assert loans.keys.tolist() == keyed(id_hashes(["a", "7", "true", "a"], 4), "loans").tolist()
-    assert prices.keys.tolist() == keyed(id_hashes(["a"] * 3, 3), "prices").tolist()
+    assert loans.keys.tolist() == keyed(id_hashes(["a", "7", "true", "a"]), "loans").tolist()
+    assert prices.keys.tolist() == keyed(id_hashes(["a"] * 3), "prices").tolist()
     assert loans.value.tolist() == [
         xxhash.xxh3_64_intdigest(name.encode()) for name in ("1", "yes", "true", "1")
     ]
@@ -231,7 +227,7 @@ def expected(labels: list[Any], models: dict[str, bool]) -> dict[str, list[Any]]
             if category is None:
                 continue
             bits = xxhash.xxh3_64_intdigest(category.encode(errors="surrogatepass"))
-        key = tuple(keyed(id_hashes([identity], 1), name)[0].tolist())
+        key = tuple(keyed(id_hashes([identity]), name)[0].tolist())
         found.setdefault(name, []).append((key, time, STAMP, bits))
     return found
 
@@ -377,14 +373,14 @@ def test_batches_are_cut_and_joined_like_lists(some: list[int], other: list[int]
 def test_the_first_value_of_the_truth_is_the_label(truth: Any) -> None:
     batch = decode(lines([feedback(truth={"data": truth})]), mapping=SELDON).batches["loans"]
     assert batch.value.tolist() == [label_value("1")]
-    assert batch.keys.tolist() == keyed(id_hashes(["a"], 1), "loans").tolist()
+    assert batch.keys.tolist() == keyed(id_hashes(["a"]), "loans").tolist()
     assert batch.time.tolist() == batch.arrival.tolist() == [STAMP]
 
 
 @pytest.mark.parametrize("response", [None, {}, {"meta": {}}, {"meta": {"puid": ""}}])
 def test_without_an_id_of_the_response_that_of_the_request_counts(response: Any) -> None:
     batch = decode(lines([feedback(response=response)]), mapping=SELDON).batches["loans"]
-    assert batch.keys.tolist() == keyed(id_hashes(["asked"], 1), "loans").tolist()
+    assert batch.keys.tolist() == keyed(id_hashes(["asked"]), "loans").tolist()
 
 
 def test_feedback_may_bring_model_and_time_where_the_mapping_points() -> None:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource
 
-from stream_monitor.decode.base import REASONS
+from stream_monitor.decode.rejects import REASONS
 from stream_monitor.sources.kafka import TIMESTAMP
 from stream_monitor.store.base import DeadLetter
 from stream_monitor.store.kafka.letters import (

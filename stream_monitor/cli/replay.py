@@ -18,7 +18,7 @@ from stream_monitor.checks import read_config
 from stream_monitor.cli.common import Commands, command, config_option, messages, output_file
 from stream_monitor.config.model import Config, KafkaSource, SqliteStore
 from stream_monitor.decode import timestamps
-from stream_monitor.decode.base import REASONS
+from stream_monitor.decode.rejects import REASONS
 from stream_monitor.errors import SourceError
 from stream_monitor.sources.kafka_options import connection_options
 from stream_monitor.store.base import DeadLetter

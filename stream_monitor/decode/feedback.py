@@ -9,9 +9,11 @@ import numpy as np
 
 from stream_monitor.config.model import LabelMapping
 from stream_monitor.decode import timestamps
-from stream_monitor.decode.base import ONLY, Reader, RejectedError, plant, struct_of, times_of
+from stream_monitor.decode.base import plant, struct_of, times_of
 from stream_monitor.decode.lenient import stamp_of, time_at
 from stream_monitor.decode.paths import Path, look_up
+from stream_monitor.decode.reader import ONLY, Reader
+from stream_monitor.decode.rejects import RejectedError
 from stream_monitor.schema import BoolArray, IntArray
 
 _Scalar = str | int | float | bool | None

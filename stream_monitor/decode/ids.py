@@ -18,8 +18,8 @@ _EMPTY = np.frombuffer(xxh3_128_digest(b""), ">u8").astype(np.uint64)
 _NOTHING = bytes(16)
 
 
-def id_hashes(ids: Iterable[object], n: int) -> IdArray:
-    """128-bit XXH3 hashes of ``n`` ids as text, so that ``17`` and ``"17"`` are the same id.
+def id_hashes(ids: Iterable[object]) -> IdArray:
+    """128-bit XXH3 hashes of n ids as text, so that ``17`` and ``"17"`` are the same id.
 
     Among ten million ids, two share a hash with a probability of 10⁻²⁵, so ids are not compared
     in any other way.
@@ -35,7 +35,16 @@ def id_hashes(ids: Iterable[object], n: int) -> IdArray:
     except (TypeError, UnicodeEncodeError):
         # not all of them are text, or one has a lone surrogate, which JSON can bring
         digests = b"".join(map(_digest, texts))
-    hashes = np.frombuffer(digests, ">u8").astype(np.uint64).reshape(n, 2)
+    return _hashes(digests)
+
+
+def text_hashes(ids: Iterable[bytes]) -> IdArray:
+    """The same of ids as UTF-8, empty where there is none."""
+    return _hashes(b"".join(map(xxh3_128_digest, ids)))
+
+
+def _hashes(digests: bytes) -> IdArray:
+    hashes = np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2)
     hashes[(hashes[:, 0] == _EMPTY[0]) & (hashes[:, 1] == _EMPTY[1])] = NO_ID
     return hashes
 

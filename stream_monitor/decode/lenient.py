@@ -16,9 +16,10 @@ import orjson
 from stream_monitor.batch import ColumnBatch, Unseen
 from stream_monitor.config.model import MappingConfig
 from stream_monitor.decode import timestamps
-from stream_monitor.decode.base import RejectedError, Target, choose
+from stream_monitor.decode.base import Target, choose
 from stream_monitor.decode.ids import id_hashes
 from stream_monitor.decode.paths import Path, Paths, look_up
+from stream_monitor.decode.rejects import RejectedError
 from stream_monitor.schema import Kind, category_of
 
 _SHOWN = 80  # characters of a value that a reason quotes
@@ -80,7 +81,7 @@ class LenientDecoder:
             np.array(codes, dtype=np.int32).reshape(-1, 1),
             (np.array(wrong, dtype=np.int64), np.zeros(len(wrong), dtype=np.int64)),
             np.array([record]),
-            id_hashes([look_up(event, self._paths.id)], 1),
+            id_hashes([look_up(event, self._paths.id)]),
             unseen_of(unseen),
         )
 

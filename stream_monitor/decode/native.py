@@ -1,7 +1,8 @@
-"""JSON events → column batches, through structs typed by the reference's schema.
+"""Records → column batches.
 
-msgspec decodes an event straight into a struct whose fields are the columns; what it refuses goes
-through :mod:`stream_monitor.decode.lenient`, alone, which finds out what is wrong with it.
+msgspec decodes a JSON event straight into a struct that is typed by the reference's schema, whose
+fields are the columns; what it refuses goes through :mod:`stream_monitor.decode.lenient`, alone,
+which finds out what is wrong with it. Arrow records are columns already.
 """
 
 from __future__ import annotations
@@ -18,23 +19,15 @@ import numpy as np
 from stream_monitor.batch import ColumnBatch, Decoded, concatenate, empty_wrong
 from stream_monitor.config.model import MappingConfig
 from stream_monitor.decode import timestamps
-from stream_monitor.decode.base import (
-    ONLY,
-    SHIFT,
-    Choice,
-    Gathered,
-    Reader,
-    RejectedError,
-    Target,
-    choose,
-    plant,
-    spellings,
-    struct_of,
-    times_of,
-)
+from stream_monitor.decode.arrow import Rows
+from stream_monitor.decode.base import Target, choose, plant, spellings, struct_of, times_of
 from stream_monitor.decode.ids import id_hashes, no_ids
 from stream_monitor.decode.lenient import LenientDecoder, code_of, unseen_of
 from stream_monitor.decode.paths import Path, Paths
+from stream_monitor.decode.reader import ONLY, Choice, Gathered, Reader
+from stream_monitor.decode.rejects import RejectedError
+from stream_monitor.decode.several import SHIFT, Several
+from stream_monitor.decode.table import Refused, TableDecoder
 from stream_monitor.schema import FloatArray, IntArray, Kind, category_of
 from stream_monitor.sources.base import Records
 
@@ -45,7 +38,7 @@ _MAX_KNOWN, _LONGEST = 1024, 64  # names and versions that are remembered: how m
 
 
 class NativeDecoder:
-    """Decodes JSON events: an object is one, an array holds one an element."""
+    """Decodes events: a JSON object, several in one record, or rows of an Arrow record."""
 
     def __init__(self, mapping: MappingConfig, targets: list[Target], max_record_size: int) -> None:
         paths = Paths(mapping)
@@ -55,6 +48,7 @@ class NativeDecoder:
         self._lenient = LenientDecoder(mapping, targets)
         structs = [typed.struct for typed in self._typed]
         self._reader = Reader(structs, _choice(paths, targets), max_record_size)
+        self._table, self._limit = TableDecoder(mapping, targets), max_record_size
 
     def decode(self, records: Records) -> Decoded:
         """Every event as one of a model's, or as a reject; in input order.
@@ -78,6 +72,9 @@ class NativeDecoder:
                 read.refuse(place, error)
             else:
                 parts[index].add(batch)
+        for batches in read.rows(self._limit, partial(self._rows, stamps)):
+            for index, batch in batches:
+                parts[index].large.append(batch)
         decoded.rejects = read.rejects.all()
         for index, some in enumerate(parts):
             if not some:
@@ -88,6 +85,16 @@ class NativeDecoder:
             batch.record = batch.record >> SHIFT
             decoded.batches[index] = batch
         return decoded
+
+    def _rows(
+        self, stamps: IntArray | None, rows: Rows
+    ) -> tuple[list[tuple[int, ColumnBatch]], list[Refused]]:
+        """Batches of the rows of Arrow records, ``record`` of which are places; and other rows."""
+        placed = self._table.place(rows.chunk, None if stamps is None else rows.of(stamps))
+        batches = [*self._table.batches(rows.chunk, placed)]
+        for _, batch in batches:
+            batch.record = rows.place[batch.record]
+        return batches, placed.refused
 
 
 def _choice(paths: Paths, targets: list[Target]) -> Choice:
@@ -105,7 +112,7 @@ def _choice(paths: Paths, targets: list[Target]) -> Choice:
     names: dict[Path, str] = {}
     struct = struct_of(tree, (), names, set())
     envelope = msgspec.json.Decoder(struct).decode
-    envelopes = msgspec.json.Decoder(list[struct]).decode  # type: ignore[valid-type]
+    envelopes = Several(struct)
     model, version = (attrgetter(names[p]) if p else None for p in (paths.model, paths.version))
     known: dict[tuple[str | int | None, str | int | None], int] = {}
 
@@ -122,7 +129,9 @@ def _choice(paths: Paths, targets: list[Target]) -> Choice:
                 known[pair] = index
         return index
 
-    return Choice(lambda event: chosen(envelope(event)), lambda a: {*map(chosen, envelopes(a))})
+    return Choice(
+        lambda event: chosen(envelope(event)), lambda many: {*map(chosen, envelopes(many))}
+    )
 
 
 class _TypedDecoder:
@@ -182,7 +191,7 @@ class _TypedDecoder:
                 (m, event, category_of(getter(events[event])) or "")
                 for event in np.flatnonzero(codes[m] == known_codes.unseen).tolist()
             )
-        ids = id_hashes(map(self._id, events), n) if self._id else no_ids(n)
+        ids = id_hashes(map(self._id, events)) if self._id else no_ids(n)
         numbers = self._columns(events)
         batch = ColumnBatch(
             time, arrival, numbers, codes, empty_wrong(), place, ids, unseen_of(unseen)

@@ -1,19 +1,19 @@
-"""Chunks of files → column batches, by the same mapping and rules as JSON events."""
+"""Chunks of rows → column batches, by the same mapping and rules as JSON events."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_monitor.batch import ColumnBatch, Decoded, IdArray, Reject, Unseen
 from stream_monitor.config.model import MappingConfig
-from stream_monitor.decode import tabular
+from stream_monitor.decode import tabular, timestamps
 from stream_monitor.decode.base import Target, choose
-from stream_monitor.decode.ids import id_hashes, no_ids
+from stream_monitor.decode.ids import id_hashes, no_ids, text_hashes
 from stream_monitor.errors import ProfileError
 from stream_monitor.schema import (
     PREDICTION,
@@ -77,6 +77,14 @@ def _scores(mapping: MappingConfig, names: list[str]) -> list[tuple[str, str]]:
     return [(n.removeprefix(prefix), n) for n in sorted(names) if n.startswith(prefix)]
 
 
+class Refused(NamedTuple):
+    """Rows that cannot be used, int64[r], and why."""
+
+    rows: IntArray
+    reason: str
+    detail: str
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Each row's times and model: ``target`` is -1 where the row cannot be used."""
@@ -84,7 +92,7 @@ class Placement:
     time: IntArray
     arrival: IntArray
     target: CodeArray
-    rejects: list[Reject]
+    refused: list[Refused]
 
 
 class TableDecoder:
@@ -97,54 +105,66 @@ class TableDecoder:
     def decode(self, chunk: Chunk) -> Decoded:
         """Every row as an event; ``record`` is the row's number in the chunk."""
         placed = self.place(chunk)
-        decoded = Decoded(rejects=placed.rejects)
+        return Decoded(dict(self.batches(chunk, placed)), [*single(placed.refused)])
+
+    def batches(self, chunk: Chunk, placed: Placement) -> Iterator[tuple[int, ColumnBatch]]:
+        """The usable rows of each model, by its index."""
         columns = source_columns(self._mapping, list(chunk.columns))
         for index in np.unique(placed.target[placed.target >= 0]).tolist():
             batch = self._batch(chunk, self._targets[index], columns, placed)
             rows = np.flatnonzero(placed.target == index)
-            decoded.batches[index] = batch if len(rows) == chunk.rows else batch.take(rows)
-        return decoded
+            yield index, batch if len(rows) == chunk.rows else batch.take(rows)
 
-    def place(self, chunk: Chunk) -> Placement:
-        """Where each row belongs, and which cannot be used."""
-        time, usable = self._times(chunk)
-        rejects = self._refuse(self._mapping.timestamp, ~usable)
-        arrival = time
-        if self._mapping.arrival and self._mapping.arrival in chunk.columns:
-            column = chunk.columns[self._mapping.arrival]
-            arrival, known = tabular.times(column, text=chunk.text)
-            rejects += self._refuse(self._mapping.arrival, ~known & usable)
-            usable = usable & known
+    def place(self, chunk: Chunk, stamps: IntArray | None = None) -> Placement:
+        """Where each row belongs, and which cannot be used.
+
+        ``stamps`` int64[rows] are record timestamps; without, the event time plays them.
+        """
+        mapping, refused = self._mapping, list[Refused]()
+        usable = np.ones(chunk.rows, dtype=np.bool_)
+        time = np.zeros(chunk.rows, dtype=np.int64)
+        if mapping.timestamp:
+            time, usable = self._times(chunk, mapping.timestamp, usable, refused)
+        arrival = time if stamps is None else stamps
+        if mapping.arrival and mapping.arrival in chunk.columns:
+            arrival, usable = self._times(chunk, mapping.arrival, usable, refused)
+        elif stamps is not None:
+            known = timestamps.known(stamps)
+            detail = "the record timestamp is no time from 1970 to 2200"
+            _refuse(usable & ~known, "bad_timestamp", detail, refused)
+            usable &= known
         target = self._targets_of(chunk)
-        for row in np.flatnonzero((target < 0) & usable).tolist():
-            detail = "the row names no model that is configured"
-            rejects.append(Reject(row, "unknown_model", detail))
+        detail = "the row names no model that is configured"
+        _refuse(usable & (target < 0), "unknown_model", detail, refused)
         target[~usable] = -1
-        return Placement(time, arrival, target, rejects)
+        return Placement(time, arrival, target, refused)
 
     @staticmethod
-    def _refuse(column: str | None, rows: BoolArray) -> list[Reject]:
-        detail = f"column {column!r} holds no time between 1970 and 2200"
-        return [Reject(row, "bad_timestamp", detail) for row in np.flatnonzero(rows).tolist()]
-
-    def _times(self, chunk: Chunk) -> tuple[IntArray, BoolArray]:
-        name = self._mapping.timestamp
-        if name is None:
-            return np.zeros(chunk.rows, dtype=np.int64), np.ones(chunk.rows, dtype=np.bool_)
+    def _times(
+        chunk: Chunk, name: str, usable: BoolArray, refused: list[Refused]
+    ) -> tuple[IntArray, BoolArray]:
+        """The times of a column, and which rows are usable still."""
         if name not in chunk.columns:
+            _refuse(usable, "missing_field", f"there is no column {name!r}", refused)
             return np.zeros(chunk.rows, dtype=np.int64), np.zeros(chunk.rows, dtype=np.bool_)
-        return tabular.times(chunk.columns[name], text=chunk.text)
+        time, known = tabular.times(chunk.columns[name], text=chunk.text)
+        bad = usable & ~known
+        if bad.any():
+            present = tabular.present(chunk.columns[name])
+            _refuse(bad & ~present, "missing_field", f"column {name!r} is empty", refused)
+            detail = f"column {name!r} holds no time from 1970 to 2200"
+            _refuse(bad & present, "bad_timestamp", detail, refused)
+        return time, usable & known
 
     def _targets_of(self, chunk: Chunk) -> CodeArray:
-        names = texts_of(chunk, self._mapping.model)
-        versions = texts_of(chunk, self._mapping.version)
-        found = {
-            pair: choose(self._targets, *pair) for pair in set(zip(names, versions, strict=True))
-        }
-        codes = {pair: -1 if index is None else index for pair, index in found.items()}
-        if len(codes) == 1:
-            return np.full(chunk.rows, next(iter(codes.values())), dtype=np.int32)
-        return np.array([codes[p] for p in zip(names, versions, strict=True)], dtype=np.int32)
+        names, name = codes_of(chunk, self._mapping.model)
+        versions, version = codes_of(chunk, self._mapping.version)
+        pairs, place = np.unique(name * len(versions) + version, return_inverse=True)
+        found = [
+            choose(self._targets, names[pair // len(versions)], versions[pair % len(versions)])
+            for pair in pairs.tolist()
+        ]
+        return np.array([-1 if i is None else i for i in found], dtype=np.int32)[place]
 
     def _batch(
         self,
@@ -202,17 +222,36 @@ def known_codes(
     return codes, events, np.array([*names, None], dtype=np.object_)[local[events]]
 
 
+def single(refused: Iterable[Refused]) -> Iterator[Reject]:
+    """A reject for each row."""
+    for rows, reason, detail in refused:
+        yield from (Reject(row, reason, detail) for row in rows.tolist())
+
+
+def _refuse(rows: BoolArray, reason: str, detail: str, refused: list[Refused]) -> None:
+    if rows.any():
+        refused.append(Refused(np.flatnonzero(rows), reason, detail))
+
+
 def ids_of(chunk: Chunk, name: str) -> IdArray:
-    """The hash of each row's id, uint64[n, 2]; (0, 0) where the file has no such column."""
+    """The hash of each row's id, uint64[n, 2]; (0, 0) where there is no such column."""
     if name not in chunk.columns:
         return no_ids(chunk.rows)
-    return id_hashes(texts_of(chunk, name), chunk.rows)
+    if (texts := tabular.texts(chunk.columns[name])) is not None:
+        return text_hashes(texts)
+    names, codes = codes_of(chunk, name)
+    return id_hashes(names)[codes]
+
+
+def codes_of(chunk: Chunk, name: str) -> tuple[list[str | None], CodeArray]:
+    """A column as text: what stands in it, None last, and which of it each row has, int32[n]."""
+    if name not in chunk.columns:
+        return [None], np.zeros(chunk.rows, dtype=np.int32)
+    codes, names, _ = tabular.categories(chunk.columns[name], text=False)
+    return [*names, None], np.where(codes < 0, np.int32(len(names)), codes)
 
 
 def texts_of(chunk: Chunk, name: str) -> list[str | None]:
-    """A column as text a row; all None where the file has no such column."""
-    if name not in chunk.columns:
-        return [None] * chunk.rows
-    codes, names, _ = tabular.categories(chunk.columns[name], text=False)
-    table = [*names, None]
-    return [table[c] for c in codes.tolist()]
+    """A column as text a row; all None where there is no such column."""
+    names, codes = codes_of(chunk, name)
+    return [names[c] for c in codes.tolist()]

@@ -61,6 +61,25 @@ def _is_text(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
+def present(column: Any) -> BoolArray:
+    """bool[n], where something stands."""
+    if isinstance(column, MixedColumn):
+        return np.array([v is not None for v in column.values], dtype=np.bool_)
+    return np.asarray(column.is_valid().to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
+def texts(column: Any) -> list[bytes] | None:
+    """UTF-8 for each row, empty where nothing stands; None where that is not the fastest way."""
+    if isinstance(column, MixedColumn) or pa.types.is_dictionary(column.type):
+        return None
+    if pa.types.is_integer(column.type):
+        column = column.cast(pa.large_string())
+    elif not _is_text(column.type):
+        return None
+    found: list[bytes] = column.cast(pa.large_binary()).fill_null(b"").to_pylist()
+    return found
+
+
 def numbers(column: Any, *, text: bool) -> tuple[FloatArray, BoolArray]:
     """(float64[n], NaN for missing; bool[n], True where a value is there and is no number)."""
     if isinstance(column, MixedColumn):
@@ -73,8 +92,7 @@ def numbers(column: Any, *, text: bool) -> tuple[FloatArray, BoolArray]:
         return floats.to_numpy(zero_copy_only=False), np.zeros(n, dtype=np.bool_)
     if text and _is_text(kind):
         return _parse(column)
-    present = np.asarray(column.is_valid().to_numpy(zero_copy_only=False), dtype=np.bool_)
-    return np.full(n, np.nan), present
+    return np.full(n, np.nan), present(column)
 
 
 def _parse(column: Any) -> tuple[FloatArray, BoolArray]:
@@ -113,8 +131,7 @@ def categories(column: Any, *, text: bool) -> tuple[CodeArray, list[str], BoolAr
     if isinstance(column, MixedColumn):
         return _encode(column.values)
     if not _is_text(column.type) and not _scalar(column.type):
-        present = np.asarray(column.is_valid().to_numpy(zero_copy_only=False), dtype=np.bool_)
-        return np.full(len(column), -1, dtype=np.int32), [], present
+        return np.full(len(column), -1, dtype=np.int32), [], present(column)
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     values = encoded.dictionary.to_pylist()
     if text:

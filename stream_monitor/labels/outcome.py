@@ -10,7 +10,7 @@ import numpy as np
 
 from stream_monitor.batch import ColumnBatch, Unseen, empty_wrong
 from stream_monitor.cells import Cells, codes_of
-from stream_monitor.decode.labels import label_value
+from stream_monitor.decode.label_batch import label_value
 from stream_monitor.labels.rows import Rows, prediction_dtype
 from stream_monitor.methods import REGISTRY
 from stream_monitor.methods.base import Addends, Arrays, Block

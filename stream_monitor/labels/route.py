@@ -9,7 +9,7 @@ import numpy as np
 
 from stream_monitor.batch import ColumnBatch
 from stream_monitor.decode.ids import keyed
-from stream_monitor.decode.labels import LabelBatch
+from stream_monitor.decode.label_batch import LabelBatch
 from stream_monitor.hashing import splitmix64
 from stream_monitor.labels.outcome import OutcomeCounter
 from stream_monitor.labels.rows import LABEL, Rows

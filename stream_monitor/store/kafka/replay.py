@@ -25,7 +25,7 @@ from kafka.errors import (
     RecordListTooLargeError,
 )
 
-from stream_monitor.decode.base import split
+from stream_monitor.decode.reader import number_of
 from stream_monitor.errors import StoreError
 from stream_monitor.sources.kafka import polled, settled
 from stream_monitor.sources.kafka_client import connected
@@ -56,7 +56,7 @@ _JOIN = 60.0  # seconds until the group has to have us: longer than it waits for
 _TRIES = 5
 _STALL = 60.0  # seconds without a record
 _BATCH = 2**20  # bytes of a transaction, about
-_BEFORE = b" \t\r\n"
+_READ = 2**24  # as limits.max_record_size, what is counted of a record of Arrow
 
 log = structlog.get_logger()
 
@@ -344,7 +344,9 @@ class Choice:
             return CUT
         if replays_of(letter) > self.max_replays:
             return OFTEN
-        return MIXED if _events(letter.payload) != letter.count else None
+        if letter.reason == "bad_arrow":  # nobody could say how many there are
+            return None
+        return MIXED if number_of(letter.payload, _READ) != letter.count else None
 
     def _fits(self, letter: DeadLetter) -> bool:
         if self.reasons and letter.reason not in self.reasons:
@@ -363,14 +365,6 @@ class Choice:
 
 def topic_of(letter: DeadLetter) -> str:
     return letter.partition.rpartition(":")[0] or letter.partition
-
-
-def _events(payload: bytes) -> int:
-    """How many events a record holds."""
-    if payload.lstrip(_BEFORE)[:1] != b"[":
-        return 1
-    elements = split(payload)
-    return 1 if elements is None else len(elements)
 
 
 @dataclass(slots=True)
