@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from stream_monitor.config import model
 from stream_monitor.config.units import format_duration, format_size
-from stream_monitor.decode.base import REASONS
+from stream_monitor.decode.rejects import REASONS
 from stream_monitor.detectors.config import DetectorConfig
 from stream_monitor.expose.catalogue import CATALOGUE
 
