@@ -146,6 +146,14 @@ def test_bad_events_are_refused_alone_and_can_be_read_again(form: str) -> None:
     assert decode(mended).rejects == []
 
 
+def test_rows_with_views_of_text_can_be_kept() -> None:
+    events = [event(ts=t) for t in (1e30, T, 1e30)]
+    found = table(events).set_column(0, "id", pa.array(["a", "b", "c"], pa.string_view()))
+    (reject,) = decode([stream(found)]).rejects
+    kept = pa.ipc.open_stream(reject.payload).read_all()
+    assert kept["id"].to_pylist() == ["a", "c"]
+
+
 def test_rows_without_a_time_miss_a_field() -> None:
     events = [event(), event(ts=None)]
     for payload in (orjson.dumps(events), stream(table(events))):

@@ -186,7 +186,7 @@ class LabelMapping(Section):
 
     format: Literal["native", "seldon"] = Field(
         default="native",
-        description="native: an object a label, and many in a record as of events; seldon: feedback of "
+        description="native: an object a label, many in a record as of events; seldon: feedback of "
         "Seldon Core, whose id is `meta.puid` and whose time is the record timestamp",
     )
     id: str = "id"

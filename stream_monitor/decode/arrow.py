@@ -7,6 +7,7 @@ and offsets and indices are checked before they are followed.
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -40,23 +41,29 @@ def is_arrow(payload: bytes) -> bool:
 
 
 class Rows:
-    """Rows of records that have the same columns, those of nested ones by dotted names.
+    """Rows of records that have the same columns.
 
-    Attributes
-    ----------
-    chunk
-        All of them as named columns.
-    place : int64[n]
-        The place of each: its record's, and on from there its number within the record.
+    ``place`` int64[n] is that of each row: its record's, and on from there its number within it.
     """
 
-    def __init__(self, tables: dict[int, Any]) -> None:
-        self._tables = tables
-        whole = pa.concat_tables(tables.values())
-        self.chunk = Chunk(len(whole), flattened(whole), text=False, done=0.0)
+    def __init__(self, tables: dict[int, Any], max_record_size: int) -> None:
+        self._tables, self._limit = tables, max_record_size
         lengths = [len(table) for table in tables.values()]
         first = np.array([*tables]) - np.cumsum([0, *lengths[:-1]])
-        self.place: IntArray = np.repeat(first, lengths) + np.arange(len(whole))
+        self.place: IntArray = np.repeat(first, lengths) + np.arange(sum(lengths))
+
+    def chunk(self) -> Chunk:
+        """All of them as named columns, those of nested ones with dotted names.
+
+        Raises
+        ------
+        RejectedError
+            A column holds more than it may.
+        """
+        columns = flattened(pa.concat_tables(self._tables.values()))
+        most = self._limit * _EXPANDS
+        plain = {name: _plain(column, most) for name, column in columns.items()}
+        return Chunk(len(self.place), plain, text=False, done=0.0)
 
     def of(self, records: IntArray) -> IntArray:
         """What is known of each record, for each row: int64[n]."""
@@ -65,7 +72,7 @@ class Rows:
 
     def each(self) -> list[Rows]:
         """The same, each record by itself."""
-        return [Rows({place: table}) for place, table in self._tables.items()]
+        return [Rows({place: table}, self._limit) for place, table in self._tables.items()]
 
     def split(self, rows: IntArray) -> Iterator[tuple[int, bytes | None, int]]:
         """Some of the rows by record: its place, their own bytes, how many they are.
@@ -80,9 +87,13 @@ class Rows:
 
 
 def _stream(table: Any, rows: IntArray) -> bytes:
+    try:
+        some = table.take(pa.array(rows))
+    except pa.ArrowNotImplementedError:  # of views of text
+        some = pa.concat_tables(table.slice(row, 1) for row in rows.tolist())
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table.take(pa.array(rows)))
+        writer.write_table(some)
     found: bytes = sink.getvalue().to_pybytes()
     return found
 
@@ -93,7 +104,8 @@ def together(
     refuse: Callable[[int, RejectedError], None],
 ) -> Iterator[Rows]:
     """The rows of records, each given with its place; those with the same columns together."""
-    waiting: dict[Any, dict[int, Any]] = {}
+    waiting: dict[bytes, dict[int, Any]] = {}
+    lengths: Counter[bytes] = Counter()
     for place, payload in payloads:
         try:
             table = table_of(payload, max_record_size)
@@ -102,29 +114,40 @@ def together(
             continue
         if not len(table):
             continue
-        alike = waiting.setdefault(table.schema, {})
-        alike[place] = table
-        if sum(map(len, alike.values())) >= _TOGETHER:
-            yield Rows(waiting.pop(table.schema))
-    yield from map(Rows, waiting.values())
+        schema = _schema(payload)
+        waiting.setdefault(schema, {})[place] = table
+        lengths[schema] += len(table)
+        if lengths[schema] >= _TOGETHER:
+            del lengths[schema]
+            yield Rows(waiting.pop(schema), max_record_size)
+    for tables in waiting.values():
+        yield Rows(tables, max_record_size)
+
+
+def _start(payload: bytes) -> int:
+    # a file is a stream between marks, and an index that leads to its parts
+    return _FILE_MARK if payload[:6] == _FILE else 0
+
+
+def _schema(payload: bytes) -> bytes:
+    """The message that a record begins with, once it has been read."""
+    start = _start(payload)
+    (length,) = struct.unpack_from("<I", payload, start + len(_STREAM))
+    return payload[start : start + len(_STREAM) + 4 + length]
 
 
 def table_of(payload: bytes, max_record_size: int) -> Any:
-    """A record's rows as a table of plain columns; RejectedError where it cannot be read."""
-    # a file is a stream between marks, and an index that leads to its parts
-    start = _FILE_MARK if payload[:6] == _FILE else 0
-    whole = pa.py_buffer(payload)[start:]
+    """A record's rows as a table; RejectedError where it cannot be read."""
+    whole = pa.py_buffer(payload)[_start(payload) :]
     try:
         rows = _measured(whole, max_record_size)
         table = pa.ipc.open_stream(whole).read_all()
         table.validate(full=True)
-        most = max_record_size * _EXPANDS
-        columns = {name: _plain(column, most) for name, column in flattened(table).items()}
     except UNREADABLE as error:
         raise RejectedError("bad_arrow", str(error)) from None
-    if rows and not columns:
+    if rows and not table.num_columns:
         raise RejectedError("bad_arrow", f"{rows:,} rows without a column")
-    return pa.table(columns)
+    return table
 
 
 def _plain(column: Any, most: int) -> Any:

@@ -79,7 +79,7 @@ class LabelDecoder:
     ) -> tuple[tuple[IntArray, LabelBatch], list[Refused]]:
         """Models and labels of the rows of Arrow records, with places as records; other rows."""
         stamp = None if stamps is None else rows.of(stamps)
-        model, labels, refused = labels_of(rows.chunk, self._mapping, self._models, stamp)
+        model, labels, refused = labels_of(rows.chunk(), self._mapping, self._models, stamp)
         labels.record = rows.place[labels.record]
         return (model, labels), refused
 

@@ -90,8 +90,9 @@ class NativeDecoder:
         self, stamps: IntArray | None, rows: Rows
     ) -> tuple[list[tuple[int, ColumnBatch]], list[Refused]]:
         """Batches of the rows of Arrow records, ``record`` of which are places; and other rows."""
-        placed = self._table.place(rows.chunk, None if stamps is None else rows.of(stamps))
-        batches = [*self._table.batches(rows.chunk, placed)]
+        chunk = rows.chunk()
+        placed = self._table.place(chunk, None if stamps is None else rows.of(stamps))
+        batches = [*self._table.batches(chunk, placed)]
         for _, batch in batches:
             batch.record = rows.place[batch.record]
         return batches, placed.refused

@@ -85,13 +85,13 @@ class Read:
     ) -> Iterator[B]:
         try:
             found, refused = decode(rows)
-        except (*UNREADABLE, ProfileError) as error:
+        except (*UNREADABLE, ProfileError, RejectedError) as error:
             each = rows.each()
             if len(each) > 1:  # one of them spoils only itself
                 for single in each:
                     yield from self._decoded(single, decode)
                 return
-            every = np.arange(rows.chunk.rows)
+            every = np.arange(len(rows.place))
             refused = [Refused(every, "bad_arrow", str(error))]
         else:
             yield found
