@@ -56,7 +56,7 @@ class Replica:
         """Go round; at the end commit what was read and leave the groups."""
         self.show()
         self._stop = stop
-        # what is raised here leaves everything uncommitted, and that is what is read again
+        # what is raised in the midst of something leaves that undone, and it is read again
         with suppress(_Stopped):
             while not stop.is_set():
                 self.round()

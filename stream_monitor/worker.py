@@ -239,8 +239,14 @@ class Worker:
             with self._timed("commit"):
                 self._store.commit(checkpoint, rows + marked)
         except StoreError as error:
-            self._failed(error)
+            self.commit_failures += 1
+            log.error("commit failed, reading again from the last one", error=str(error))
+            self._begin_anew()
             return
+        except BaseException:
+            # a checkpoint holds what changed since the one before, so without it none may follow
+            self._begin_anew()
+            raise
         self._told, self._rows, self._reading.dead_letters = marks, {}, []
         self._dirty = False
         self.last_commit = time.time_ns() // 1_000
@@ -251,10 +257,8 @@ class Worker:
             except StoreError as error:  # files that nobody needs stay, until the next commit
                 log.warning("old files of a ledger cannot be deleted", error=str(error))
 
-    def _failed(self, error: StoreError) -> None:
+    def _begin_anew(self) -> None:
         """Nothing of the transaction counts, so nothing of what it held may stay."""
-        self.commit_failures += 1
-        log.error("commit failed, reading again from the last one", error=str(error))
         names = list(self._intake.partitions)
         for name in names:
             self._drop(name)

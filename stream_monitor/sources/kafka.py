@@ -98,6 +98,7 @@ class KafkaSource:
         self._starts: dict[Any, int] = {}
         self._lost: dict[str, int] = {}  # since the last poll
         self._subscribed = False
+        self._membership: Any = None  # as of what was told last
 
     def poll(self, timeout_seconds: float) -> Poll:
         poll = Poll()
@@ -111,6 +112,9 @@ class KafkaSource:
             log.warning("the brokers do not answer as they should", error=repr(error))
             batches = {}
         self._tell(poll)
+        membership = consumer.group_metadata()
+        if _stable(membership):
+            self._membership = membership
         if not batches and not poll.assigned and time.monotonic() - started < timeout_seconds / 2:
             # the client comes back at once while it has no partition or no broker
             time.sleep(min(timeout_seconds / 2, _PAUSE))
@@ -122,7 +126,7 @@ class KafkaSource:
                 poll.records.append(_records(partition, records))
         self._progress(consumer, poll)
         poll.lost, self._lost = self._lost, {}
-        poll.joined = self._subscribed and consumer.group_metadata().generation_id >= 0
+        poll.joined = self._subscribed and membership.generation_id >= 0
         return poll
 
     def _polled(self, seconds: float) -> Any:
@@ -324,8 +328,12 @@ class KafkaSource:
         return self._consumer is not None and settled(self._consumer)
 
     def membership(self) -> Any:
-        """Our place in the group, by which the broker knows whether we still have one."""
-        return self._consumer.group_metadata()
+        """Our place in the group, by which the broker knows whether we still have one.
+
+        That which goes with the partitions that were told to be ours. The client may have a newer
+        one already: it joins again by itself, and others may have had the partitions meanwhile.
+        """
+        return self._consumer.group_metadata() if self._membership is None else self._membership
 
     def committed(self, partitions: Collection[str]) -> dict[str, int]:
         """The group's offsets, once no transaction over them is open.
@@ -351,7 +359,11 @@ class KafkaSource:
 
 def settled(consumer: Any) -> bool:
     """Whether the member of a group has joined it, and no rebalance is under way."""
-    return bool(consumer.group_metadata().state is MemberState.STABLE)
+    return _stable(consumer.group_metadata())
+
+
+def _stable(membership: Any) -> bool:
+    return bool(membership.state is MemberState.STABLE)
 
 
 def polled(consumer: Any, seconds: float) -> Any:

@@ -220,7 +220,6 @@ class WorkerStore:
         StoreError
             It did not work, or nobody knows: every partition must be restored.
         """
-        self._beat()
         records = [*self._state(checkpoint)]
         if self._topics.joins is not None:
             records += [Outgoing(self._topics.joins.name, p, None, row) for p, row in rows]
