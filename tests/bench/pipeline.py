@@ -197,40 +197,46 @@ class Memory:
 class Bench:
     """Payloads, the reference, and a folder for state."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, events: int = EVENTS, **sections: Any) -> None:
+        self._folder, self._sections = folder, sections
         world.build(folder)
-        self._payloads = world.events(EVENTS, 2, rate=RATE)
-        self._labels = world.labels(EVENTS, 2, rate=RATE)
+        self.payloads = world.events(events, 2, rate=RATE)
+        self._labels = world.labels(events, 2, rate=RATE)
 
     def spent(self, columns: Callable[[Sequence[bytes]], Any], batch: int) -> float:
         """Seconds of the processor that it takes to turn all payloads into columns."""
         began = time.process_time()
-        for start in range(0, EVENTS, batch):
-            columns(self._payloads[start : start + batch])
+        for start in range(0, len(self.payloads), batch):
+            columns(self.payloads[start : start + batch])
         return time.process_time() - began
 
-    def run(self, batch: int, *, labels: bool = False) -> float:
-        """Seconds of the processor from the first event to the commit of the last."""
+    def run(
+        self, batch: int, *, labels: bool = False, payloads: Sequence[bytes] | None = None
+    ) -> float:
+        """Seconds of the processor from the first event to the commit of the last.
+
+        ``batch`` records a poll; ``payloads`` are the same events in other records.
+        """
         sections: dict[str, Any] = {}
         if labels:
             sections["labels"] = {"maturities": ["1h"], "mapping": {"arrival": "label_time"}}
-        with self._monitor(batch, sections) as (monitor, ended):
+        some = self.payloads if payloads is None else payloads
+        with self._monitor(some, batch, sections) as (monitor, ended):
             began = time.process_time()
             monitor.run(ended)
             return time.process_time() - began
 
     @contextmanager
     def _monitor(
-        self, batch: int, sections: dict[str, Any]
+        self, payloads: Sequence[bytes], batch: int, sections: dict[str, Any]
     ) -> Iterator[tuple[Monitor, threading.Event]]:
-        config = self._config(**sections)
+        config = self.config(**sections)
         watched, windows = watch(config, "bench")
         outcomes = watch_outcomes(
             config, watched, windows, "bench", folder=config.store.path.with_suffix(".ledgers")
         )
         ended, aside = threading.Event(), threading.Event()
-        source: Any = Memory(self._payloads, batch, ended)
+        source: Any = Memory(payloads, batch, ended)
         if outcomes is not None:
             source = Several({"": source, LABELS: Memory(self._labels, batch, aside)})
         with ExitStack() as stack:
@@ -248,11 +254,12 @@ class Bench:
                 ended,
             )
 
-    def _config(self, **sections: Any) -> Config:
+    def config(self, **sections: Any) -> Config:
+        """With a folder of its own for state."""
         own = self._folder / f"run-{next(_NUMBERS)}"
         own.mkdir()
         store = {"type": "sqlite", "path": str(own / "state.db")}
-        return world.config(self._folder, store=store, **sections)
+        return world.config(self._folder, store=store, **self._sections, **sections)
 
     def evaluating(self, tell: Tell) -> Line:
         """What the windows of a minute cost, closed and shown, in a minute."""
@@ -269,7 +276,7 @@ class Bench:
         minutes = 90
         payloads = world.events(minutes * 600, 6, rate=10)
         ended = threading.Event()
-        watched, windows = watch(config := self._config(), "bench")
+        watched, windows = watch(config := self.config(), "bench")
         with ExitStack() as stack:
             Monitor(
                 config=config,
