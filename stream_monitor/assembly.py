@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
@@ -24,10 +24,13 @@ from stream_monitor.panes.windows import Window
 from stream_monitor.replica import Replica
 from stream_monitor.sources import files, follow, kafka, stdin
 from stream_monitor.sources.base import Source
+from stream_monitor.sources.confluent import ConfluentSource
+from stream_monitor.sources.kafka_group import GroupSource
 from stream_monitor.sources.kafka_options import client_options, connection_options
 from stream_monitor.sources.several import INSTANCE, LABELS, Several
 from stream_monitor.store import sqlite
 from stream_monitor.store.kafka.aggregator import AggregatorStore
+from stream_monitor.store.kafka.confluent_transactions import ConfluentTransactions
 from stream_monitor.store.kafka.topics import Topics, connection_of, prefix_of
 from stream_monitor.store.kafka.transactions import Transactions
 from stream_monitor.store.kafka.worker import WorkerStore
@@ -49,7 +52,7 @@ def open_source(config: Config, place: str) -> Source:
     labels = None if config.labels is None else config.labels.source
     if isinstance(labels, KafkaLabels):
         if isinstance(config.source, KafkaSource):
-            return kafka.KafkaSource(config.source, labels.topics)
+            return member(config.source, labels.topics)
         labels = None  # there is no source of events, which the next line says
     events = _opened(config.source, config, place)
     if labels is None:
@@ -57,11 +60,25 @@ def open_source(config: Config, place: str) -> Source:
     return Several({"": events, LABELS: _opened(labels, config, place)})
 
 
+def member(
+    source: KafkaSource, more_topics: Sequence[str] = (), joins: str | None = None
+) -> GroupSource:
+    """A consumer of the source's group, by the client that it names.
+
+    Raises
+    ------
+    SourceError
+        That is not installed.
+    """
+    kind = ConfluentSource if source.client == "confluent" else kafka.KafkaSource
+    return kind(source, more_topics, joins)
+
+
 def _opened(source: SourceConfig | None, config: Config, place: str) -> Source:
     limit = config.limits.max_record_size
     match source:
         case KafkaSource():
-            return kafka.KafkaSource(source)
+            return member(source)
         case FilesSource():
             return files.FilesSource(source.path, max_record_size=limit)
         case FollowSource():
@@ -118,7 +135,10 @@ def furnish(
         worker_store = WorkerStore(
             topics,
             options,
-            Transactions(options, name, store.transaction_timeout),
+            # a transaction takes the place in the group from the client that has it
+            (ConfluentTransactions if isinstance(group, ConfluentSource) else Transactions)(
+                options, name, store.transaction_timeout
+            ),
             group,
             replica.beat,
         )
@@ -159,12 +179,12 @@ def _group(
     joins: str | None,
     servers: str,
     client: dict[str, Any],
-) -> kafka.KafkaSource | None:
+) -> GroupSource | None:
     """The source that is a consumer group, if there is one."""
     labels = None if config.labels is None else config.labels.source
     if isinstance(config.source, KafkaSource):
         topics = labels.topics if isinstance(labels, KafkaLabels) else []
-        return kafka.KafkaSource(config.source, topics, joins)
+        return member(config.source, topics, joins)
     if joins is None:
         return None
     own = KafkaSource(
@@ -172,14 +192,12 @@ def _group(
         bootstrap_servers=servers,
         topics=[joins],
         group_id=prefix_of(config, store),
-        client=client,
+        options=client,
     )
-    return kafka.KafkaSource(own, joins=joins)
+    return member(own, joins=joins)
 
 
-def _inputs(
-    config: Config, store: KafkaStore, place: str, group: kafka.KafkaSource | None
-) -> Source:
+def _inputs(config: Config, store: KafkaStore, place: str, group: GroupSource | None) -> Source:
     """All that a worker reads. Files are of this instance alone, and so are called."""
     sources: dict[str, Source] = {} if group is None else {"": group}
     if not isinstance(config.source, KafkaSource):

@@ -85,16 +85,16 @@ def _detector_problems(config: Config) -> list[Problem]:
 
 
 def client_option_problems(config: Config) -> list[Problem]:
-    """Options that kafka-python does not have, or that are the monitor's own."""
-    clients: dict[str, dict[str, object]] = {}
+    """Options that the client does not have, or that are the monitor's own."""
+    clients: dict[str, tuple[dict[str, object], str]] = {}
     if isinstance(config.source, KafkaSource):
-        clients["source"] = config.source.client
-    if isinstance(config.store, KafkaStore) and config.store.client is not None:
-        clients["store"] = config.store.client
+        clients["source"] = config.source.options, config.source.client
+    if isinstance(config.store, KafkaStore) and config.store.options is not None:
+        clients["store"] = config.store.options, "kafka-python"
     return [
-        Problem(f"{section}.client.{key}", value, remedy)
-        for section, client in clients.items()
-        for key, value, remedy in client_problems(client)
+        Problem(f"{section}.options.{key}", value, remedy)
+        for section, (options, library) in clients.items()
+        for key, value, remedy in client_problems(options, library)
     ]
 
 

@@ -145,7 +145,7 @@ class Chaos:
                 "bootstrap_servers": self.cluster.bootstrap_servers,
                 "topics": [self.name],
                 "group_id": group,
-                "client": {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 500},
+                "options": {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 500},
             },
             store={
                 "type": "kafka",

@@ -50,6 +50,7 @@ class Distributed:
         seconds: float = 5.0,
     ) -> None:
         self.folder, self.name, self._servers = folder, name, broker.bootstrap_servers
+        self.client = "kafka-python"
         self.partitions = partitions
         worlds.build(folder, segments=SEGMENTS)
         self.found: Stream = stream(rows, 4, seconds=seconds)
@@ -87,7 +88,8 @@ class Distributed:
                     "topics": [self.name],
                     "group_id": self.name,
                     # so that the group forgets a killed member soon
-                    "client": {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 500},
+                    "client": self.client,
+                    "options": {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 500},
                 },
                 store={
                     "type": "kafka",

@@ -62,13 +62,13 @@ def test_all_errors_are_told_at_once() -> None:
     found = problems(
         windows=[{"name": "a", "rows": 10}, {"name": "b", "size": "1x"}],
         source={"type": "kafka", "bootstrap_servers": "x:1", "topics": ["t"],
-                "client": {"group_id": "g", "sasl_plain_password": "hush", "colour": 1}},
+                "options": {"group_id": "g", "sasl_plain_password": "hush", "colour": 1}},
         methods={"categorical": ["jensen"]},
         http={"port": 99_999},
     )  # fmt: skip
     assert {p.key for p in found} == {
-        "windows[1].size", "source.client.group_id", "source.client.colour",
-        "source.client.sasl_plain_password", "methods.categorical[0]", "http.port",
+        "windows[1].size", "source.options.group_id", "source.client.colour",
+        "source.options.sasl_plain_password", "methods.categorical[0]", "http.port",
     }  # fmt: skip
     assert "hush" not in str(ConfigError("x", found))
 

@@ -114,7 +114,7 @@ def test_kafka_survives_twenty_kills(
             "bootstrap_servers": kafka_broker.bootstrap_servers,
             "topics": [topic],
             # so that the group forgets a killed member soon
-            "client": {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 500},
+            "options": {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 500},
         },
         store={"path": "kafka.db", "commit_interval": "20ms"},
     )

@@ -92,7 +92,7 @@ class Secured:
             "bootstrap_servers": self.broker.servers(listener),
             "topics": [TOPIC],
             "group_id": f"group-{uuid.uuid4()}",
-            "client": client,
+            "options": client,
         }
 
     def read(self, listener: str, client: Client) -> list[bytes]:
@@ -321,18 +321,18 @@ def test_the_service_ends_when_its_password_is_wrong(secured: Secured, tmp_path:
 @pytest.mark.parametrize(
     "source",
     [
-        {"client": {"sasl_plain_password": "hush"}},
-        {"client": {"sasl.password": "hush", "ssl.key.password": "hush", "colour": "red"}},
-        {"client": {"sasl.jaas.config": 'Module required password="hush";'}},
-        {"client": {"ssl.keystore.password": "hush", "ssl_truststore_password": "hush"}},
-        {"client": {"ssl.keystore.key": "hush", "basic.auth.credentials.source": "hush"}},
-        {"client": {"proxy_url": "socks5://me:hush@proxy:1080", "colour": "red"}},
-        {"client": {"proxy": "socks5://me:hush@proxy:1080"}},
-        {"client": {"sasl_plain_password": ["hush"]}},
-        {"client": {"sasl_plain_password_env": ["hush"]}},
+        {"options": {"sasl_plain_password": "hush"}},
+        {"options": {"sasl.password": "hush", "ssl.key.password": "hush", "colour": "red"}},
+        {"options": {"sasl.jaas.config": 'Module required password="hush";'}},
+        {"options": {"ssl.keystore.password": "hush", "ssl_truststore_password": "hush"}},
+        {"options": {"ssl.keystore.key": "hush", "basic.auth.credentials.source": "hush"}},
+        {"options": {"proxy_url": "socks5://me:hush@proxy:1080", "colour": "red"}},
+        {"options": {"proxy": "socks5://me:hush@proxy:1080"}},
+        {"options": {"sasl_plain_password": ["hush"]}},
+        {"options": {"sasl_plain_password_env": ["hush"]}},
         {"sasl_plain_password": "hush"},
-        {"type": "kafak", "client": {"sasl_plain_password": "hush"}},
-        {"topics": [], "client": {"sasl_plain_password": "hush"}},
+        {"type": "kafak", "options": {"sasl_plain_password": "hush"}},
+        {"topics": [], "options": {"sasl_plain_password": "hush"}},
     ],
 )
 def test_problems_of_a_file_do_not_show_its_secrets(
@@ -350,7 +350,7 @@ def test_problems_of_a_file_do_not_show_its_secrets(
 @pytest.mark.parametrize("value", ["@hush", "%hush", '"hush', "*hush", "!hush", "[hush"])
 def test_yaml_that_cannot_be_read_does_not_show_the_line(tmp_path: Path, value: str) -> None:
     path = tmp_path / "monitor.yaml"
-    path.write_text(f"source:\n  client:\n    sasl_plain_password: {value}\n")
+    path.write_text(f"source:\n  options:\n    sasl_plain_password: {value}\n")
     with pytest.raises(ConfigError, match=r"line [34]") as error:
         load_config(path)
     assert "hush" not in str(error.value)
@@ -360,11 +360,11 @@ def test_a_config_shows_its_secrets_to_who_asks_by_name_only(tmp_path: Path) -> 
     client = {"sasl.password": "hush", "ssl_password": "hush", "sasl_plain_username": "me",
               "sasl_plain_password_env": "KAFKA", "proxy_url": "http://me:hush@proxy"}  # fmt: skip
     config = model.KafkaSource(
-        type="kafka", bootstrap_servers="x:1", topics=["t"], client=dict(client)
+        type="kafka", bootstrap_servers="x:1", topics=["t"], options=dict(client)
     )
-    assert config.client == client
-    for shown in (repr(config), str(config), f"{config.client}", str(config.model_dump()),
-                  config.model_dump_json(), repr(config.model_copy().client)):  # fmt: skip
+    assert config.options == client
+    for shown in (repr(config), str(config), f"{config.options}", str(config.model_dump()),
+                  config.model_dump_json(), repr(config.model_copy().options)):  # fmt: skip
         assert "hush" not in shown
         assert "KAFKA" in shown
         assert "me" in shown
@@ -373,12 +373,12 @@ def test_a_config_shows_its_secrets_to_who_asks_by_name_only(tmp_path: Path) -> 
 def test_relative_paths_are_taken_from_the_folder_of_the_file(tmp_path: Path) -> None:
     client = {"ssl_cafile": "ca.pem", "ssl.key.location": "/key.pem", "ssl_password": "hush",
               "sasl_plain_password_file": "password", "client_id": "me"}  # fmt: skip
-    source = {"type": "kafka", "bootstrap_servers": "x:1", "topics": ["t"], "client": client}
-    raw = worlds.raw_config(source=source, store={"type": "kafka", "client": client})
+    source = {"type": "kafka", "bootstrap_servers": "x:1", "topics": ["t"], "options": client}
+    raw = worlds.raw_config(source=source, store={"type": "kafka", "options": client})
     config = parse_config(raw, place="test", folder=tmp_path)
     for section in (config.source, config.store):
         assert isinstance(section, model.KafkaSource | model.KafkaStore)
-        assert section.client == client | {
+        assert section.options == client | {
             "ssl_cafile": f"{tmp_path}/ca.pem", "sasl_plain_password_file": f"{tmp_path}/password",
         }  # fmt: skip
     assert "hush" not in repr(config)

@@ -10,30 +10,43 @@ from typing import Any
 import pytest
 from kafka import KafkaProducer, TopicPartition
 
+from stream_monitor.assembly import member
 from stream_monitor.config import model
 from stream_monitor.errors import SourceError
 from stream_monitor.sources.base import Poll
 from stream_monitor.sources.kafka import KafkaSource
-from stream_monitor.sources.kafka_options import client_options, client_problems
+from stream_monitor.sources.kafka_options import (
+    client_options,
+    client_problems,
+    librdkafka_options,
+)
 from tests.kafka_broker import ExternalBroker, KafkaBroker, create_topic
 
 Broker = KafkaBroker | ExternalBroker
 
 
+@pytest.fixture(params=["kafka-python", "confluent"])
+def client(request: pytest.FixtureRequest) -> str:
+    """Whatever reads: what holds of one holds of the other."""
+    return str(request.param)
+
+
 class Reader:
     """Reads a source to its end, and remembers what came."""
 
-    def __init__(self, broker: Broker, topic: str, positions: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, broker: Broker, topic: str, client: Any, positions: dict[str, str] | None = None
+    ) -> None:
         self.positions = dict(positions or {})
         self.payloads: dict[str, list[bytes]] = defaultdict(list)
-        self.source = KafkaSource(
-            model.KafkaSource(
-                type="kafka",
-                bootstrap_servers=broker.bootstrap_servers,
-                topics=[topic],
-                group_id=f"group-{uuid.uuid4()}",
-            )
+        self.config = model.KafkaSource(
+            type="kafka",
+            bootstrap_servers=broker.bootstrap_servers,
+            topics=[topic],
+            group_id=f"group-{uuid.uuid4()}",
+            client=client,
         )
+        self.source = member(self.config)
         self.last = Poll()
 
     def poll(self) -> Poll:
@@ -71,19 +84,21 @@ def filled(broker: Broker, counts: list[int]) -> tuple[str, dict[str, list[bytes
 
 
 def test_every_record_comes_once_in_order_and_an_empty_partition_is_at_its_end(
-    kafka_broker: Broker,
+    kafka_broker: Broker, client: str
 ) -> None:
     topic, sent = filled(kafka_broker, [500, 0, 300])
-    reader = Reader(kafka_broker, topic)
+    reader = Reader(kafka_broker, topic, client)
     reader.until_end(3)
     assert dict(reader.payloads) == {name: lines for name, lines in sent.items() if lines}
     assert reader.last.lag == dict.fromkeys(sent, 0)
     reader.source.close()
 
 
-def test_a_partition_with_unread_records_is_never_at_its_end(kafka_broker: Broker) -> None:
+def test_a_partition_with_unread_records_is_never_at_its_end(
+    kafka_broker: Broker, client: str
+) -> None:
     topic, sent = filled(kafka_broker, [200, 200])
-    reader = Reader(kafka_broker, topic)
+    reader = Reader(kafka_broker, topic, client)
     while not reader.last.assigned:
         reader.poll()
     reader.source.pause(frozenset([f"{topic}:1"]))
@@ -97,18 +112,20 @@ def test_a_partition_with_unread_records_is_never_at_its_end(kafka_broker: Broke
 
 
 @pytest.mark.parametrize("position", [0, 1, 137, 200])
-def test_reading_begins_at_the_position_that_was_kept(kafka_broker: Broker, position: int) -> None:
+def test_reading_begins_at_the_position_that_was_kept(
+    kafka_broker: Broker, client: str, position: int
+) -> None:
     topic, sent = filled(kafka_broker, [200])
     name = f"{topic}:0"
-    reader = Reader(kafka_broker, topic, {name: str(position)})
+    reader = Reader(kafka_broker, topic, client, {name: str(position)})
     reader.until_end(1)
     assert reader.payloads[name] == sent[name][position:]
     reader.source.close()
 
 
-def test_records_carry_what_a_dead_letter_needs(kafka_broker: Broker) -> None:
+def test_records_carry_what_a_dead_letter_needs(kafka_broker: Broker, client: str) -> None:
     topic, _ = filled(kafka_broker, [3])
-    reader = Reader(kafka_broker, topic)
+    reader = Reader(kafka_broker, topic, client)
     found: list[Any] = []
     while not found:
         found += reader.poll().records
@@ -121,10 +138,10 @@ def test_records_carry_what_a_dead_letter_needs(kafka_broker: Broker) -> None:
     reader.source.close()
 
 
-def test_two_readers_of_a_group_share_the_partitions(kafka_broker: Broker) -> None:
+def test_two_readers_of_a_group_share_the_partitions(kafka_broker: Broker, client: str) -> None:
     topic, sent = filled(kafka_broker, [50, 50, 50, 50])
-    one, two = Reader(kafka_broker, topic), Reader(kafka_broker, topic)
-    two.source = KafkaSource(one.source._config)
+    one, two = Reader(kafka_broker, topic, client), Reader(kafka_broker, topic, client)
+    two.source = member(one.config)
     owned: dict[int, set[str]] = {0: set(), 1: set()}
     deadline = time.monotonic() + 40
     while time.monotonic() < deadline and (not owned[1] or owned[0] & owned[1]):
@@ -137,12 +154,13 @@ def test_two_readers_of_a_group_share_the_partitions(kafka_broker: Broker) -> No
     two.source.close()
 
 
-def test_without_a_broker_it_waits_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_broker_it_waits_and_says_so(
+    client: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = model.KafkaSource(
-        type="kafka", bootstrap_servers="127.0.0.1:1", topics=["t"],
-        client={"bootstrap_timeout_ms": 300},
-    )  # fmt: skip
-    source = KafkaSource(config)
+        type="kafka", bootstrap_servers="127.0.0.1:1", topics=["t"], client=client
+    )
+    source = member(config)
     assert source.poll(0.01) == Poll()
     assert "no broker answers, trying again" in capsys.readouterr().out
     source.close()
@@ -170,6 +188,24 @@ def test_client_options_are_checked_and_translated(
     }  # fmt: skip
     with pytest.raises(SourceError, match="NOT_THERE is not set"):
         client_options({"sasl_plain_password_env": "NOT_THERE"})
+
+
+def test_each_client_knows_its_own_options() -> None:
+    options = {
+        "session.timeout.ms": 6_000, "queued.min.messages": 10, "sasl_plain_username": "me",
+        "security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN", "sasl_plain_password": "hush",
+        "ssl_check_hostname": False, "queued.colour": 1, "queued.max.messages.kbytes": "many",
+    }  # fmt: skip
+    problems = client_problems(options, "confluent")
+    assert [key for key, _, _ in problems] == ["queued.colour", "queued.max.messages.kbytes"]
+    assert all(remedy.startswith("librdkafka says: ") for _, _, remedy in problems)
+    del options["queued.colour"], options["queued.max.messages.kbytes"]
+    assert librdkafka_options(options) == {
+        "session.timeout.ms": 6_000, "queued.min.messages": 10, "sasl.username": "me",
+        "security.protocol": "SASL_SSL", "sasl.mechanisms": "PLAIN", "sasl.password": "hush",
+        "ssl.endpoint.identification.algorithm": "none",
+    }  # fmt: skip
+    assert [key for key, _, _ in client_problems(options)] == ["queued.min.messages"]
 
 
 def test_secrets_are_not_shown_in_problems() -> None:

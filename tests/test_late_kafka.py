@@ -59,7 +59,7 @@ def test_unkeyed_events_many_a_record_and_labels_in_other_partitions_equal_a_bac
         "topics": [name],
         "group_id": name,
         # so that the group forgets a killed member soon
-        "client": {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 500},
+        "options": {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 500},
     }
     config = worlds.raw_config(
         source=source,

@@ -59,12 +59,23 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "loans.ref"
 
 
+BOTH = pytest.mark.parametrize("client", ["kafka-python", "confluent"])
+
+
 class Stage:
     """A topic, what is written to it, and services that read it without labels."""
 
     def __init__(
-        self, folder: Path, reference: Path, broker: Any, partitions: int = 2, *, make: bool = True
+        self,
+        folder: Path,
+        reference: Path,
+        broker: Any,
+        partitions: int = 2,
+        *,
+        make: bool = True,
+        client: str = "kafka-python",
     ) -> None:
+        self.client = client
         self._folder, self._reference = folder, reference
         self.servers, self._broker = broker.bootstrap_servers, broker
         self.topic = f"outage-{time.time_ns()}-{next(_NUMBERS)}"
@@ -99,7 +110,8 @@ class Stage:
                 "bootstrap_servers": self.servers,
                 "topics": [self.topic],
                 "group_id": self.group(store),
-                "client": {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 500},
+                "client": self.client,
+                "options": {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 500},
             },
             store=kept,
             mapping={"arrival": "event_time"},
@@ -203,7 +215,11 @@ def test_brokers_that_are_not_there_at_the_start_are_waited_for(
         assert [service.stop() for service in services] == [0, 0]
 
 
-def test_brokers_that_die_and_come_back_cost_nothing(stage: Stage, broker: KafkaBroker) -> None:
+@BOTH
+def test_brokers_that_die_and_come_back_cost_nothing(
+    stage: Stage, broker: KafkaBroker, client: str
+) -> None:
+    stage.client = client
     services = [stage.service(store) for store in STORES]
     with launched(*services):
         stage.write()
@@ -285,7 +301,11 @@ def test_topics_that_are_made_later_are_waited_for(
         assert probe(service, "/-/ready") == 200
 
 
-def test_a_topic_that_is_deleted_and_made_again_is_read_from_its_start(stage: Stage) -> None:
+@BOTH
+def test_a_topic_that_is_deleted_and_made_again_is_read_from_its_start(
+    stage: Stage, client: str
+) -> None:
+    stage.client = client
     services = [stage.service(store) for store in STORES]
     with launched(*services):
         stage.write()
@@ -330,10 +350,11 @@ def lost(service: Service) -> float:
     return service.metric("stream_monitor_records_lost_total")
 
 
+@BOTH
 def test_records_that_were_deleted_unread_are_told(
-    tmp_path: Path, reference: Path, broker: KafkaBroker
+    tmp_path: Path, reference: Path, broker: KafkaBroker, client: str
 ) -> None:
-    stage = Stage(tmp_path, reference, broker, partitions=1)
+    stage = Stage(tmp_path, reference, broker, partitions=1, client=client)
     services = [stage.service(store) for store in STORES]
     with launched(*services):
         stage.write(500)

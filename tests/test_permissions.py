@@ -96,7 +96,7 @@ def test_what_the_documentation_asks_for_is_enough(tmp_path: Path, broker: Kafka
         found: dict[str, Any] = world.config()["source"]
         return found | {
             "bootstrap_servers": broker.servers("SASL"),
-            "client": found["client"]
+            "options": found["options"]
             | {
                 "security_protocol": "SASL_PLAINTEXT",
                 "sasl_mechanism": "SCRAM-SHA-256",

@@ -23,7 +23,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource
 
 from stream_monitor.decode.rejects import REASONS
-from stream_monitor.sources.kafka import TIMESTAMP
+from stream_monitor.sources.kafka_group import TIMESTAMP
 from stream_monitor.store.base import DeadLetter
 from stream_monitor.store.kafka.letters import (
     REPLAYS,
@@ -456,7 +456,7 @@ def test_letters_of_a_local_store_go_back_to_their_topics(
             "bootstrap_servers": servers,
             "topics": [topic],
             "group_id": topic,
-            "client": {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 500},
+            "options": {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 500},
         },
         # nothing is closed before the end
         time={"allowed_lateness": "2d", "max_ahead": "1000d"},

@@ -60,11 +60,22 @@ def conclude(world: Distributed, services: list[Service], expected: Table) -> Se
 
 
 @pytest.mark.parametrize(
-    "roles", [["all"], ["all", "all", "all"], ["worker", "worker", "aggregator", "aggregator"]]
+    ("roles", "client"),
+    [
+        (["all"], "kafka-python"),
+        (["all", "all", "all"], "kafka-python"),
+        (["worker", "worker", "aggregator", "aggregator"], "kafka-python"),
+        (["worker", "worker", "aggregator"], "confluent"),
+    ],
 )
 def test_however_many_replicas_the_windows_are_those_of_a_backtest(
-    world: Distributed, expected: Table, roles: list[str]
+    world: Distributed,
+    expected: Table,
+    roles: list[str],
+    client: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(world, "client", client)
     group = f"group-{time.time_ns()}"
     services = [world.replica(group=group, role=role) for role in roles]
     for service in services:
@@ -89,9 +100,11 @@ def test_however_many_replicas_the_windows_are_those_of_a_backtest(
             service.end()
 
 
+@pytest.mark.parametrize("client", ["kafka-python", "confluent"])
 def test_a_replica_that_joins_and_one_that_is_killed_change_nothing(
-    world: Distributed, expected: Table
+    world: Distributed, expected: Table, client: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(world, "client", client)
     group = f"group-{time.time_ns()}"
     first, second = (world.replica(group=group) for _ in range(2))
     try:
@@ -150,7 +163,7 @@ def test_windows_wait_for_a_partition_that_nobody_reads(
         return max((row["window_index"] for row in windows), default=-1)
 
     source = world.config()["source"]
-    source["client"] |= {"session_timeout_ms": 60_000}  # who sleeps keeps its partition
+    source["options"] |= {"session_timeout_ms": 60_000}  # who sleeps keeps its partition
     roles = "worker", "worker", "aggregator"
     services = [
         world.replica(role=role, labels=None, source=source, time={"max_ahead": "10d"})
@@ -198,7 +211,7 @@ def test_without_an_aggregator_workers_stop_before_they_hold_too_much(
     group = f"group-{time.time_ns()}"
     source = world.config()["source"]
     # fetches are not cut, so small ones
-    source["client"] |= {"max_partition_fetch_bytes": 50_000}
+    source["options"] |= {"max_partition_fetch_bytes": 50_000}
     sections = {"source": source, "time": {"max_ahead": "1h"}}
     worker = world.replica(group=group, role="worker", **sections)
     aggregator = world.replica(group=group, role="aggregator", **sections)

@@ -229,6 +229,6 @@ def _anchored_source(source: Any, folder: Path) -> Any:
 
 
 def _anchored_client(section: Any, folder: Path) -> Any:
-    if isinstance(section, KafkaSource | KafkaStore) and section.client is not None:
-        return section.model_copy(update={"client": anchored(section.client, folder)})
+    if isinstance(section, KafkaSource | KafkaStore) and section.options is not None:
+        return section.model_copy(update={"options": anchored(section.options, folder)})
     return section

@@ -110,7 +110,7 @@ def connected(kind: Callable[..., Any], **options: Any) -> Any:
         succeeded = True
         return found
     except (KafkaConfigurationError, ValueError) as error:
-        raise SourceError(f"source.client: {error}; correct it") from None
+        raise SourceError(f"source.options: {error}; correct it") from None
     except KafkaError as error:
         failures = [failure for made in clients for failure in made.failures]
         raise _explained([*failures, error], options) from None
@@ -160,7 +160,7 @@ def _check_certificates(options: Mapping[str, Any]) -> None:
         files = ", ".join(f"{name} {options.get(name)}" for name in checked)
         also = " and ssl_password" if "ssl_keyfile" in checked else ""
         raise SourceError(
-            f"source.client: {files}: {error}; check {', '.join(checked)}{also}"
+            f"source.options: {files}: {error}; check {', '.join(checked)}{also}"
         ) from None
 
 
@@ -170,19 +170,19 @@ def _explained(failures: Sequence[BaseException], options: dict[str, Any]) -> Ex
     for failure in failures:
         if isinstance(failure, SaslAuthenticationFailedError):
             return SourceError(
-                f"source.client: the brokers refuse {options.get('sasl_plain_username')} by "
+                f"source.options: the brokers refuse {options.get('sasl_plain_username')} by "
                 f"{mechanism} ({failure}); correct sasl_plain_username, sasl_plain_password or "
                 "sasl_mechanism"
             )
         if isinstance(failure, UnsupportedSaslMechanismError):
             return SourceError(
-                f"source.client.sasl_mechanism: the brokers do not offer {mechanism}; choose one "
+                f"source.options.sasl_mechanism: the brokers do not offer {mechanism}; choose one "
                 "that they have in sasl.enabled.mechanisms"
             )
         if isinstance(failure, IllegalSaslStateError):
             return SourceError(
-                "source.client.security_protocol: this port takes no SASL; write PLAINTEXT or SSL, "
-                "or name the port that does in bootstrap_servers"
+                "source.options.security_protocol: this port takes no SASL; write PLAINTEXT or "
+                "SSL, or name the port that does in bootstrap_servers"
             )
     for pattern, wrong, remedy in _FAULTS:
         for failure in failures:

@@ -1,10 +1,15 @@
-"""Options for kafka-python: names people copy from other clients, secrets, what is ours alone."""
+"""Options of Kafka clients: names people copy from other clients, secrets, what is ours alone.
+
+A name is kafka-python's, or a dotted one of the Java client or of librdkafka.
+"""
 
 from __future__ import annotations
 
 import difflib
 import os
 from collections.abc import Collection, Mapping
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from kafka import KafkaConsumer
@@ -50,23 +55,66 @@ _ALIASES = {
 }
 
 
-def client_problems(client: Mapping[str, object]) -> list[tuple[str, object, str]]:
-    """What is wrong with ``source.client``: (key, value, remedy); secrets are not shown."""
+# librdkafka's names where these are not kafka-python's with dots for underscores
+_LIBRDKAFKA = {
+    "sasl_plain_username": "sasl.username",
+    "sasl_plain_password": "sasl.password",
+    "sasl_mechanism": "sasl.mechanisms",
+    "ssl_cafile": "ssl.ca.location",
+    "ssl_certfile": "ssl.certificate.location",
+    "ssl_keyfile": "ssl.key.location",
+    "ssl_password": "ssl.key.password",
+    "ssl_ciphers": "ssl.cipher.suites",
+    "ssl_crlfile": "ssl.crl.location",
+    "fetch_max_wait_ms": "fetch.wait.max.ms",
+    "request_timeout_ms": "socket.timeout.ms",
+    "metadata_max_age_ms": "topic.metadata.refresh.interval.ms",
+    "ssl_check_hostname": "ssl.endpoint.identification.algorithm",
+}
+
+
+def client_problems(
+    client: Mapping[str, object], library: str = "kafka-python"
+) -> list[tuple[str, object, str]]:
+    """What is wrong with ``source.options``: (key, value, remedy); secrets are not shown."""
     names = {_plain(_name(key)) for key in client}
-    found = [(key, value, _remedy(_name(key), value, names)) for key, value in client.items()]
+    others = _of_librdkafka if library == "confluent" else _of_kafka_python
+    found = [
+        (key, value, _remedy(_name(key), value, names) or others(key, value))
+        for key, value in client.items()
+    ]
     return [(key, masked(value, key), remedy) for key, value, remedy in found if remedy]
+
+
+def _of_kafka_python(key: str, _value: object) -> str | None:
+    name = _name(key)
+    if _plain(name) in _SECRETS or name in KafkaConsumer.DEFAULT_CONFIG:
+        return None
+    near = difflib.get_close_matches(name, KafkaConsumer.DEFAULT_CONFIG, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"kafka-python's consumer has no such option{hint}"
+
+
+def _of_librdkafka(key: str, value: object) -> str | None:
+    """librdkafka knows best itself; what it reads from files is looked at when it connects."""
+    name = _name(key)
+    if name.startswith(_CONNECTION):
+        return _of_kafka_python(key, value)
+    library = import_module("confluent_kafka") if find_spec("confluent_kafka") else None
+    if library is None:
+        return None  # the service says so, once
+    try:
+        library.Consumer({"group.id": "none", **librdkafka_options({key: value})}).close()
+    except library.KafkaException as error:
+        return f"librdkafka says: {error.args[0].str()}"
+    return None
 
 
 def _remedy(name: str, value: object, names: Collection[str]) -> str | None:
     if name in _OWN:
         return _OWN[name]
-    if _plain(name) in _SECRETS:
-        if not isinstance(value, str):
-            return "write it in quotes, for it is text"
-    elif name not in KafkaConsumer.DEFAULT_CONFIG:
-        near = difflib.get_close_matches(name, KafkaConsumer.DEFAULT_CONFIG, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return f"kafka-python's consumer has no such option{hint}"
+    if _plain(name) in _SECRETS and not isinstance(value, str):
+        return "write it in quotes, for it is text"
     if name in _CHOICES and value not in _CHOICES[name]:
         return f"choose from {', '.join(_CHOICES[name])}"
     missing = [n for n in _needed(name, str(value)) if n not in names]
@@ -86,7 +134,7 @@ def _needed(name: str, value: str) -> list[str]:
 
 
 def client_options(client: Mapping[str, object]) -> dict[str, object]:
-    """``source.client`` as kafka-python takes it, secrets read from where they are kept.
+    """``source.options`` as kafka-python takes it, secrets read from where they are kept.
 
     ``sasl_plain_password`` and ``ssl_password`` may be given as ``…_env``, the name of an
     environment variable, or ``…_file``, a path.
@@ -103,20 +151,32 @@ def client_options(client: Mapping[str, object]) -> dict[str, object]:
         if plain in _SECRETS and name == f"{plain}_env":
             if str(value) not in os.environ:
                 shown = masked(value, name)
-                raise SourceError(f"source.client.{key}: the variable {shown} is not set; set it")
+                raise SourceError(f"source.options.{key}: the variable {shown} is not set; set it")
             options[plain] = os.environ[str(value)]
         elif plain in _SECRETS and name == f"{plain}_file":
             try:
                 options[plain] = Path(str(value)).read_text(encoding="utf-8").rstrip("\r\n")
             except (OSError, UnicodeDecodeError) as error:
-                raise SourceError(f"source.client.{key}: {error}; check the path") from None
+                raise SourceError(f"source.options.{key}: {error}; check the path") from None
         else:
             options[name] = value
     return options
 
 
+def librdkafka_options(client: Mapping[str, object]) -> dict[str, object]:
+    """The same as librdkafka takes it."""
+    found = {
+        _LIBRDKAFKA.get(name, name.replace("_", ".")): value
+        for name, value in client_options(client).items()
+    }
+    algorithm = "ssl.endpoint.identification.algorithm"
+    if algorithm in found:
+        found[algorithm] = "https" if found[algorithm] else "none"
+    return found
+
+
 def connection_options(client: Mapping[str, object]) -> dict[str, object]:
-    """Those of ``source.client`` that any client needs to reach the brokers."""
+    """Those of ``source.options`` that any client needs to reach the brokers."""
     return {k: v for k, v in client_options(client).items() if k.startswith(_CONNECTION)}
 
 

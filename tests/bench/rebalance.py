@@ -113,7 +113,7 @@ class Ours:
             "bootstrap_servers": self._servers,
             "topics": [self.topic],
             "group_id": self.topic,
-            "client": CLIENT,
+            "options": CLIENT,
         }
         store = {"type": "kafka", "commit_interval": "200ms", "partitions": PARTITIONS}
         config = world.raw_config(self._folder, source=source, store=store, role="worker")

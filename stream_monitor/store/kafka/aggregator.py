@@ -24,12 +24,13 @@ from stream_monitor.errors import StoreError
 from stream_monitor.sources.kafka import polled, settled
 from stream_monitor.sources.kafka_client import ANSWER, connected, partitions_of
 from stream_monitor.sources.kafka_errors import errors
+from stream_monitor.sources.kafka_group import partition_of
 from stream_monitor.store.base import Checkpoint, ChunkKey, PaneKey, PartitionState
 from stream_monitor.store.kafka.pieces import Key, Pieces, cut, ours
 from stream_monitor.store.kafka.progress import PROGRESS, Progress
 from stream_monitor.store.kafka.reading import Ends, Reader
 from stream_monitor.store.kafka.topics import Topics
-from stream_monitor.store.kafka.transactions import Outgoing, Transactions, partition_of
+from stream_monitor.store.kafka.transactions import Outgoing, Transactions
 from stream_monitor.store.kafka.worker import CHUNK, chunk_of, head_of
 from stream_monitor.values import WindowResult
 

@@ -29,10 +29,11 @@ from stream_monitor.decode.reader import number_of
 from stream_monitor.errors import StoreError
 from stream_monitor.sources.kafka import polled, settled
 from stream_monitor.sources.kafka_client import connected
+from stream_monitor.sources.kafka_group import partition_of
 from stream_monitor.store.base import DeadLetter
 from stream_monitor.store.kafka.letters import letter_of, replayed, replays_of
 from stream_monitor.store.kafka.reading import Reader
-from stream_monitor.store.kafka.transactions import Outgoing, Transactions, partition_of
+from stream_monitor.store.kafka.transactions import Outgoing, Transactions
 from stream_monitor.store.sqlite import locked
 
 MAX_REPLAYS = 3

@@ -181,10 +181,10 @@ def connection_of(config: Config) -> tuple[str, dict[str, Any]]:
     Those of the store or, where it names none, of a Kafka source.
     """
     source = config.source if isinstance(config.source, KafkaSource) else None
-    servers, client = (source.bootstrap_servers, source.client) if source else ("", {})
+    servers, client = (source.bootstrap_servers, source.options) if source else ("", {})
     if isinstance(config.store, KafkaStore):
         servers = config.store.bootstrap_servers or servers
-        client = config.store.client if config.store.client is not None else client
+        client = config.store.options if config.store.options is not None else client
     return servers, client
 
 

@@ -1,4 +1,4 @@
-"""One Kafka transaction a commit: records and positions, all of it or nothing.
+"""One Kafka transaction a commit by kafka-python: records and positions, all of it or nothing.
 
 kafka-python's ``commit_transaction`` and ``send_offsets_to_transaction`` wait for ever while no
 broker answers, which would stop the loop and its heartbeat. This file therefore waits by itself, on
@@ -13,15 +13,15 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import structlog
-from kafka import KafkaProducer, TopicPartition
+from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError, UnknownError
 from kafka.structs import OffsetAndMetadata
 
 from stream_monitor.errors import StoreError
 from stream_monitor.sources.kafka_client import connected
 
-_MOST = 20.0  # seconds that one may take: who does not come round for 30 is taken for stuck
-_LAST = 4.0  # seconds that a transaction may take once the service is to end
+MOST = 20.0  # seconds that one may take: who does not come round for 30 is taken for stuck
+LAST = 4.0  # seconds that a transaction may take once the service is to end
 _BLOCK = 10_000  # milliseconds that the client waits for what it must know first
 _JOIN = 1.0  # seconds that a producer's thread has to end
 
@@ -47,7 +47,7 @@ class Transactions:
 
     def __init__(self, options: Mapping[str, object], name: str, timeout: int) -> None:
         self.name = name
-        self._seconds = min(timeout / 1e6, _MOST)
+        self._seconds = min(timeout / 1e6, MOST)
         self._options = dict(options) | {
             "transactional_id": name,
             "transaction_timeout_ms": timeout // 1_000,
@@ -140,7 +140,7 @@ class Transactions:
 
     def hurry(self) -> None:
         """Nothing may take long any more."""
-        self._seconds = min(self._seconds, _LAST)
+        self._seconds = min(self._seconds, LAST)
 
     def drop(self) -> None:
         """Leave whatever is open; the next :meth:`open` ends it."""
@@ -163,9 +163,3 @@ def _end(producer: Any) -> None:
     producer._sender.join(_JOIN)
     with suppress(KafkaError):
         producer.close(timeout=0)
-
-
-def partition_of(name: str) -> Any:
-    """``topic:3`` as kafka-python has it."""
-    topic, _, number = name.rpartition(":")
-    return TopicPartition(topic, int(number))

@@ -16,14 +16,16 @@ import msgspec
 
 from stream_monitor.errors import StoreError, UnusableError
 from stream_monitor.sources.kafka_errors import errors
+from stream_monitor.sources.kafka_group import partition_of
 from stream_monitor.sources.several import INSTANCE
 from stream_monitor.store.base import Checkpoint, ChunkKey, PaneKey, PartitionState
+from stream_monitor.store.kafka.confluent_transactions import ConfluentTransactions
 from stream_monitor.store.kafka.letters import letter_record
 from stream_monitor.store.kafka.pieces import Pieces, cut, ours
 from stream_monitor.store.kafka.progress import PROGRESS, Progress
 from stream_monitor.store.kafka.reading import Ends, Reader
 from stream_monitor.store.kafka.topics import Topics, place_of
-from stream_monitor.store.kafka.transactions import Outgoing, Transactions, partition_of
+from stream_monitor.store.kafka.transactions import Outgoing, Transactions
 
 FORMAT_VERSION = 1
 HEAD, CHUNK = "head", "chunk"
@@ -61,7 +63,7 @@ class WorkerStore:
         self,
         topics: Topics,
         options: Mapping[str, object],
-        transactions: Transactions,
+        transactions: Transactions | ConfluentTransactions,
         group: Group | None,
         beat: Callable[[], None],
     ) -> None:
