@@ -67,7 +67,7 @@ def test_all_errors_are_told_at_once() -> None:
         http={"port": 99_999},
     )  # fmt: skip
     assert {p.key for p in found} == {
-        "windows[1].size", "source.options.group_id", "source.client.colour",
+        "windows[1].size", "source.options.group_id", "source.options.colour",
         "source.options.sasl_plain_password", "methods.categorical[0]", "http.port",
     }  # fmt: skip
     assert "hush" not in str(ConfigError("x", found))

@@ -211,6 +211,7 @@ class ConfluentSource(GroupSource):
         with _errors(self._library, name_of(which)):
             self._consumer.incremental_unassign([self._at(which, offset)])
             self._consumer.incremental_assign([self._at(which, offset)])
+            self._consumer.resume([self._at(which, offset)])
         self._offsets[which] = offset
         self._still.discard(which)
 
