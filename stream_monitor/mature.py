@@ -292,6 +292,8 @@ class Matured:
             for window in self._own.values():
                 # a window is whole until no label of its last prediction will count
                 number = self._before(whole, window, past) + 1
+                # and what has changed of it is published
+                number = min([number, *self._stale(model, window)])
                 floor = window.start(number) // window.grain
                 for part in model.parts:
                     place = part.key, window.clock
@@ -303,6 +305,15 @@ class Matured:
         self.past = past
         self.floors = [(*place, floor) for place, floor in sorted(floors.items())]
         self.follow(past, self.floors)
+
+    def _stale(self, model: OutcomeModel, window: Window) -> list[int]:
+        """Windows of any part that do not stand as their panes are."""
+        states = (
+            self._states.get((part.key, window.name, i))
+            for part in model.parts
+            for i in range(len(self._maturities))
+        )
+        return [number for state in states if state is not None for number in state.stale]
 
     def follow(self, past: int, floors: Iterable[tuple[str, str, int]]) -> bool:
         """End the life of panes below floors and of rows before ``past``; whether panes ended."""

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
+from stream_monitor import mature
 from stream_monitor.errors import StoreError
 from stream_monitor.labels.join import PREDICTED
 from stream_monitor.labels.packing import Sharded
@@ -302,3 +304,34 @@ def test_windows_of_rows_are_those_of_the_input_order(tmp_path: Path) -> None:
         values = {v.metric: v.value for v in result.values if v.family == REALIZED}
         right = [label["label"] == e["prediction"] for e, label in labelled if label is not None]
         assert values["accuracy"] == pytest.approx(np.mean(right), abs=1e-9)
+
+
+def test_what_changed_is_published_before_its_panes_end(
+    setup: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mature, "_REVISED", 1)
+    config, watched, windows = setup
+    end = {"id": "nobody's", "model": "loans", "ts": worlds.START + 400 * 86_400, "label": 1}
+    labels = sorted(STREAM.labels, key=lambda label: label["ts"])
+    early = [label for label in labels if label["ts"] < worlds.START + 5 * HOUR]
+    late = [*(label for label in labels if label["ts"] >= worlds.START + 5 * HOUR), end]
+
+    def published(*parts: list[Json]) -> dict[Any, Any]:
+        pipeline, _ = opened(config, watched, windows)
+        feeder = Feeder(config, watched, pipeline)
+        feeder.feed([("events", "events:0", lines(STREAM.events))])
+        found, offset = {}, 0
+        for part in parts:
+            own = [(offset + i, orjson.dumps(label)) for i, label in enumerate(part)]
+            feeder.feed([("labels", "labels:0", own)])
+            offset += len(part)
+            for _ in range(100):
+                for r in pipeline.close([*pipeline.partitions]):
+                    if r.maturity:
+                        realized = [str(v) for v in r.values if v.family == REALIZED]
+                        found[r.segment, r.index, r.maturity] = r.rows, r.label_share, realized
+        return found
+
+    at_once = published([*early, *late])
+    assert len(at_once) == 3 * 3 * 3
+    assert published(early, late) == at_once
