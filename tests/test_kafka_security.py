@@ -17,6 +17,7 @@ import pytest
 import yaml
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
+from stream_monitor.assembly import member
 from stream_monitor.cli import main
 from stream_monitor.config import model
 from stream_monitor.config.load import load_config, parse_config
@@ -95,9 +96,9 @@ class Secured:
             "options": client,
         }
 
-    def read(self, listener: str, client: Client) -> list[bytes]:
+    def read(self, listener: str, client: Client, library: Any = "kafka-python") -> list[bytes]:
         """All records of the topic through the real source."""
-        source = KafkaSource(model.KafkaSource(**self.source(listener, client)))
+        source = member(model.KafkaSource(**self.source(listener, client), client=library))
         payloads: list[bytes] = []
         deadline = time.monotonic() + 30
         while len(payloads) < len(PAYLOADS) and time.monotonic() < deadline:
@@ -164,21 +165,23 @@ def test_sasl_reads_and_not_even_debug_lines_have_the_password(
     assert PASSWORD not in caplog.text
 
 
+@pytest.mark.parametrize("library", ["kafka-python", "confluent"])
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_sasl_over_tls_reads(secured: Secured, mechanism: str) -> None:
+def test_sasl_over_tls_reads(secured: Secured, mechanism: str, library: str) -> None:
     client = secured.tls() | secured.sasl(mechanism, security_protocol="SASL_SSL")
-    assert secured.read("SASL_TLS", client) == PAYLOADS
+    assert secured.read("SASL_TLS", client, library) == PAYLOADS
 
 
 def test_tls_reads(secured: Secured) -> None:
     assert secured.read("TLS", secured.tls()) == PAYLOADS
 
 
+@pytest.mark.parametrize("library", ["kafka-python", "confluent"])
 def test_mutual_tls_reads_and_not_even_debug_lines_have_the_password(
-    secured: Secured, caplog: pytest.LogCaptureFixture
+    secured: Secured, library: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    assert secured.read("MUTUAL", secured.tls() | secured.own()) == PAYLOADS
+    assert secured.read("MUTUAL", secured.tls() | secured.own(), library) == PAYLOADS
     assert KEY_PASSWORD not in caplog.text
 
 
