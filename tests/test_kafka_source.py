@@ -111,6 +111,40 @@ def test_a_partition_with_unread_records_is_never_at_its_end(
     reader.source.close()
 
 
+def test_marks_of_transactions_are_read_over_and_what_was_aborted_is_left_out(
+    kafka_broker: Broker, client: str
+) -> None:
+    topic, sent = filled(kafka_broker, [3])
+    name = f"{topic}:0"
+    reader = Reader(kafka_broker, topic, client)
+    reader.until_end(1)
+    producer = KafkaProducer(
+        bootstrap_servers=kafka_broker.bootstrap_servers, transactional_id=f"t-{uuid.uuid4()}"
+    )
+    producer.init_transactions()
+    end = 3
+    for value, ending in (
+        (b"a", producer.commit_transaction),
+        (b"lost", producer.abort_transaction),
+        (b"b", producer.commit_transaction),
+        (b"lost", producer.abort_transaction),
+    ):
+        producer.begin_transaction()
+        producer.send(topic, value, partition=0)
+        producer.flush()
+        for _ in range(4):  # there is more of it than can be read
+            reader.poll()
+        assert not reader.last.at_end
+        ending()
+        end += 2  # the record and its mark
+        deadline = time.monotonic() + 20
+        while dict(reader.poll().ends) != {name: end}:
+            assert time.monotonic() < deadline, (reader.last, end)
+    producer.close()
+    assert reader.payloads[name] == [*sent[name], b"a", b"b"]
+    reader.source.close()
+
+
 @pytest.mark.parametrize("position", [0, 1, 137, 200])
 def test_reading_begins_at_the_position_that_was_kept(
     kafka_broker: Broker, client: str, position: int

@@ -154,11 +154,12 @@ class ConfluentSource(GroupSource):
             self._failed(error.args[0])
             return {}
         runs: dict[Any, list[Any]] = {}
+        told = []
         for message in found:
             if message.error() is None:
                 runs.setdefault((message.topic(), message.partition()), []).append(message)
             else:
-                self._told(message)
+                told.append(message)
         records = {}
         for name, messages in runs.items():
             which = partition_of(f"{name[0]}:{name[1]}")
@@ -168,8 +169,10 @@ class ConfluentSource(GroupSource):
             if messages[0].offset() < begin:  # of before it was sought
                 messages = [m for m in messages if m.offset() >= begin]  # noqa: PLW2901
             if messages:
-                self._offsets[which] = max(self._offsets[which], messages[-1].offset() + 1)
+                self._offsets[which] = messages[-1].offset() + 1
                 records[which] = _records(which, messages)
+        for message in told:
+            self._told(message)
         return records
 
     def _told(self, message: Any) -> None:
