@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import confluent_kafka
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from stream_monitor.config.model import Config, KafkaStore
@@ -73,26 +74,28 @@ class Bench:
         producer.flush()
         producer.close()
 
-    def config(self, kind: str, topic: str = EVENTS_TOPIC, **sections: Any) -> Config:
+    def config(
+        self, kind: str, topic: str = EVENTS_TOPIC, client: str = "kafka-python", **sections: Any
+    ) -> Config:
         """One of a group of its own, so that all is read from the start."""
         name = f"bench-{next(_NUMBERS)}"
         folder = self._folder / name
         folder.mkdir()
         source = {
             "type": "kafka", "bootstrap_servers": self.servers, "topics": [topic],
-            "group_id": name,
+            "group_id": name, "client": client,
         }  # fmt: skip
         made = {"source": source, "store": running.store(folder, kind)} | sections
         return world.config(self._folder, **made)
 
-    def service(self, kind: str) -> Callable[[], float]:
+    def service(self, kind: str, client: str = "kafka-python") -> Callable[[], float]:
         """Seconds of the processor from the first record to the last, commits in between.
 
         What comes after is left out: whoever has nothing to read works out thresholds.
         """
 
         def run() -> float:
-            with running.loop(self.config(kind)) as loop:
+            with running.loop(self.config(kind, client=client)) as loop:
                 loop.ready()
                 began = time.process_time()
                 while not loop.read():
@@ -123,16 +126,41 @@ class Bench:
         consumer.close()
         return spent
 
+    def bare_confluent(self) -> float:
+        """The same by confluent-kafka, its own threads included."""
+        consumer = confluent_kafka.Consumer(
+            {
+                "bootstrap.servers": self.servers,
+                "group.id": "none",
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "fetch.max.bytes": 8 * 2**20,
+            }
+        )
+        consumer.assign([confluent_kafka.TopicPartition(EVENTS_TOPIC, 0, 0)])
+        began = time.process_time()
+        read = 0
+        while read < EVENTS:
+            found = consumer.consume(20_000, 0.2)
+            read += len([m.value() for m in found if m.error() is None])
+        spent = time.process_time() - began
+        consumer.close()
+        return spent
+
     def reading(self, tell: Tell) -> list[Line]:
         """All that happens to an event from the broker to the metric, in processor time."""
         lines = []
-        for what, kind, baseline, run, most in (
-            ("Kafka source, local store", "sqlite", "bare kafka-python poll loop", self.bare, 1.6),
-            ("Kafka source, Kafka store (transactions, worker and aggregator)", "kafka",
-             "the same with the local store", self.service("sqlite"), None),
+        local, bare = "Kafka source, local store", "bare kafka-python poll loop"
+        confluent = self.service("sqlite", "confluent")
+        for what, call, baseline, run, most in (
+            (local, self.service("sqlite"), bare, self.bare, 1.6),
+            (f"{local}, by confluent-kafka", confluent, bare, self.bare, None),
+            ("bare confluent-kafka loop", self.bare_confluent, bare, self.bare, None),
+            ("Kafka source, Kafka store (transactions, worker and aggregator)",
+             self.service("kafka"), "the same with the local store", self.service("sqlite"), None),
         ):  # fmt: skip
             ours, theirs = turns(
-                self.service(kind), run, number=PAIRS, units=EVENTS,
+                call, run, number=PAIRS, units=EVENTS,
                 tell=lambda pair, what=what: tell(f"{what}: {pair}"),  # type: ignore[misc]
             )  # fmt: skip
             lines.append(
