@@ -566,7 +566,7 @@ def test_who_slept_through_its_session_writes_nothing_more(
         first.wait_for("its share", lambda: first.metric("stream_monitor_ready") == 1)
 
         def concluded() -> Service | None:
-            """The one aggregator, once it serves what is expected: it may change hands until then."""
+            """The one aggregator, once it serves what is expected; it may change until then."""
             found = active()
             return found[0] if len(found) == 1 and world.live(found[0]) == expected else None
 
