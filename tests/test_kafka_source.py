@@ -23,7 +23,13 @@ Broker = KafkaBroker | ExternalBroker
 class Reader:
     """Reads a source to its end, and remembers what came."""
 
-    def __init__(self, broker: Broker, topic: str, positions: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        topic: str,
+        positions: dict[str, str] | None = None,
+        client: dict[str, Any] | None = None,
+    ) -> None:
         self.positions = dict(positions or {})
         self.payloads: dict[str, list[bytes]] = defaultdict(list)
         self.source = KafkaSource(
@@ -32,6 +38,7 @@ class Reader:
                 bootstrap_servers=broker.bootstrap_servers,
                 topics=[topic],
                 group_id=f"group-{uuid.uuid4()}",
+                client=client or {},
             )
         )
         self.last = Poll()
@@ -135,6 +142,18 @@ def test_two_readers_of_a_group_share_the_partitions(kafka_broker: Broker) -> No
     assert not owned[0] & owned[1]
     one.source.close()
     two.source.close()
+
+
+def test_who_lost_all_partitions_and_gets_them_back_knows_their_ends(kafka_broker: Broker) -> None:
+    topic, sent = filled(kafka_broker, [50, 0])
+    reader = Reader(kafka_broker, topic, client={"max_poll_interval_ms": 1_500})
+    reader.until_end(2)
+    time.sleep(3)  # the client leaves the group meanwhile, and fetches nothing
+    while not reader.last.revoked:
+        reader.poll()
+    assert set(reader.last.revoked) == set(sent)
+    reader.until_end(2)
+    reader.source.close()
 
 
 def test_without_a_broker_it_waits_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
