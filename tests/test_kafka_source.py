@@ -35,7 +35,12 @@ class Reader:
     """Reads a source to its end, and remembers what came."""
 
     def __init__(
-        self, broker: Broker, topic: str, client: Any, positions: dict[str, str] | None = None
+        self,
+        broker: Broker,
+        topic: str,
+        client: Any,
+        positions: dict[str, str] | None = None,
+        options: dict[str, Any] | None = None,
     ) -> None:
         self.positions = dict(positions or {})
         self.payloads: dict[str, list[bytes]] = defaultdict(list)
@@ -45,6 +50,7 @@ class Reader:
             topics=[topic],
             group_id=f"group-{uuid.uuid4()}",
             client=client,
+            options=options or {},
         )
         self.source = member(self.config)
         self.last = Poll()
@@ -186,6 +192,21 @@ def test_two_readers_of_a_group_share_the_partitions(kafka_broker: Broker, clien
     assert not owned[0] & owned[1]
     one.source.close()
     two.source.close()
+
+
+def test_who_lost_all_partitions_and_gets_them_back_knows_their_ends(
+    kafka_broker: Broker, client: str
+) -> None:
+    topic, sent = filled(kafka_broker, [50, 0])
+    patience = {"max.poll.interval.ms": 6_000, "session.timeout.ms": 6_000}
+    reader = Reader(kafka_broker, topic, client, options=patience)
+    reader.until_end(2)
+    time.sleep(8)  # the client leaves the group meanwhile, and fetches nothing
+    while not reader.last.revoked:
+        reader.poll()
+    assert set(reader.last.revoked) == set(sent)
+    reader.until_end(2)
+    reader.source.close()
 
 
 def test_without_a_broker_it_waits_and_says_so(

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
+from tests import service as service_module
 from tests.distributed import Distributed, Table
 from tests.kafka_broker import ExternalBroker, KafkaBroker
 from tests.service import Service
@@ -23,8 +25,10 @@ def write(path: Path, rows: list[Any]) -> None:
 
 
 def test_sidecars_and_one_aggregator_give_the_windows_of_a_backtest_of_all_logs(
-    tmp_path: Path, kafka_broker: KafkaBroker | ExternalBroker
+    tmp_path: Path, kafka_broker: KafkaBroker | ExternalBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # half a minute alone, more than one beside other tests
+    monkeypatch.setattr(service_module, "WAIT", 180.0)
     world = Distributed(tmp_path, kafka_broker, f"sidecars-{time.time_ns()}", rows=4_000)
     expected = counted(world.expect())
     prefix = world.name

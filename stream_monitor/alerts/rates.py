@@ -136,7 +136,7 @@ def pearson3(level: float, z: float, skewness: float) -> tuple[float, float]:
     beta = 2 / skewness
     alpha = beta * beta
     start = -alpha / beta
-    within = 1 - level if beta > 0 else level
+    within = 1 - level if beta > 0 else 1 - (1 - level)  # as SciPy rounds it
     tail = special.gammaincc if beta > 0 else special.gammainc
     upper = float(special.gammaincinv(alpha, within)) / beta + start
     return upper, float(tail(alpha, max(beta * (z - start), 0.0)))

@@ -43,6 +43,9 @@ _DEFAULTS = {
     "max_partition_fetch_bytes": 4 * 2**20,  # large runs cost less an event
     "metadata_max_age_ms": 10_000,  # partitions that are added are read soon
     "max_poll_interval_ms": 900_000,  # a large state takes long to restore
+    # within a session brokers say nothing of a partition that has not changed, not even to who had
+    # it before, lost it, and got it back: its end would not be known until a record comes
+    "enable_incremental_fetch_sessions": False,
     # who keeps a partition through a rebalance goes on reading it meanwhile
     "partition_assignment_strategy": [CooperativeStickyAssignor],
 }

@@ -35,6 +35,7 @@ _OWN = {
     "key_deserializer": "leave it out: payloads are decoded by `mapping`",
     "value_deserializer": "leave it out: payloads are decoded by `mapping`",
     "max_poll_records": "leave it out: fetch_max_bytes bounds a batch",
+    "enable_incremental_fetch_sessions": "leave it out: partitions' ends are told without",
     "consumer_timeout_ms": "leave it out: the service waits for records",
     "sasl_jaas_config": "it is Java's; write sasl_plain_username and sasl_plain_password_env",
     "ssl_keystore_location": "it is Java's; write PEM files, ssl_certfile and ssl_keyfile",
