@@ -43,6 +43,7 @@ _OWN = {
     "auto.offset.reset": "error",  # where records were deleted we say so, and go on ourselves
 }
 _MOST = 20_000  # records at once
+_GATHER = 0.03  # seconds
 _CLOSE = 3.0  # seconds to leave the group
 _MICROSECONDS = 1_000  # a Kafka timestamp's millisecond
 
@@ -145,14 +146,15 @@ class ConfluentSource(GroupSource):
         return self._library.TopicPartition(which.topic, which.partition, offset)
 
     def _fetched(self, timeout_seconds: float) -> Mapping[Any, Records]:
+        found: list[Any] = []
         try:
-            # it waits until there are as many as it is asked for, so only for the first
-            found = self._consumer.consume(1, timeout_seconds)
+            # it waits until there are as many as it is asked for, so only for the first; once that
+            # is there, more of them cost less each
+            found += self._consumer.consume(1, timeout_seconds)
             if found:
-                found += self._consumer.consume(_MOST, 0)
+                found += self._consumer.consume(_MOST, _GATHER)
         except self._library.KafkaException as error:
             self._failed(error.args[0])
-            return {}
         runs: dict[Any, list[Any]] = {}
         told = []
         for message in found:

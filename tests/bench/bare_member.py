@@ -29,7 +29,7 @@ def main() -> None:
         partition_assignment_strategy=[CooperativeStickyAssignor],
     )
     while not stop.is_set():
-        for partition in consumer.poll(100):
+        for partition in consumer.poll(500):
             print(partition.partition, time.time(), flush=True)
     consumer.close()
 
