@@ -1,7 +1,8 @@
 """A member of a group that only polls, for :mod:`tests.bench.rebalance`.
 
-``python -m tests.bench.bare_member SERVERS TOPIC`` prints a line for each partition of each poll:
-its number and the time.
+``python -m tests.bench.bare_member SERVERS TOPIC`` prints a line for each record: the number of its
+partition and the time. It is librdkafka's, for groups of kafka-python's members that rebalance
+cooperatively get stuck now and then unless they are reminded.
 """
 
 from __future__ import annotations
@@ -11,26 +12,28 @@ import sys
 import threading
 import time
 
-from kafka import KafkaConsumer
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from confluent_kafka import Consumer
 
 
 def main() -> None:
     _, servers, topic = sys.argv
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    consumer = KafkaConsumer(
-        topic,
-        bootstrap_servers=servers,
-        group_id=topic,
-        auto_offset_reset="earliest",
-        session_timeout_ms=6_000,
-        heartbeat_interval_ms=500,
-        partition_assignment_strategy=[CooperativeStickyAssignor],
+    consumer = Consumer(
+        {
+            "bootstrap.servers": servers,
+            "group.id": topic,
+            "auto.offset.reset": "earliest",
+            "session.timeout.ms": 6_000,
+            "heartbeat.interval.ms": 500,
+            "partition.assignment.strategy": "cooperative-sticky",
+        }
     )
+    consumer.subscribe([topic])
     while not stop.is_set():
-        for partition in consumer.poll(500):
-            print(partition.partition, time.time(), flush=True)
+        message = consumer.poll(0.1)
+        if message is not None and message.error() is None:
+            print(message.partition(), time.time(), flush=True)
     consumer.close()
 
 
