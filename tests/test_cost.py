@@ -119,7 +119,7 @@ def test_a_window_is_evaluated_by_arrays(path: Route) -> None:
 @pytest.mark.parametrize(
     ("command", "strangers"),
     [
-        ("run", {"scipy.stats", "scipy.optimize", "lightgbm"}),
+        ("run", {"scipy.stats", "scipy.optimize", "lightgbm", "pyarrow"}),
         ("backtest", {"scipy.stats", "scipy.optimize", "lightgbm", "uvicorn", "starlette"}),
     ],
 )

@@ -16,7 +16,7 @@ from kafka import KafkaProducer
 from stream_monitor.config import model
 from stream_monitor.reference.profile import load
 from stream_monitor.sources.kafka import KafkaSource
-from stream_monitor.sources.kafka_group import TIMESTAMP
+from stream_monitor.sources.kafka_runs import TIMESTAMP
 from stream_monitor.store.sqlite import SqliteStore
 from tests import worlds
 from tests.kafka_broker import ExternalBroker, KafkaBroker, create_topic

@@ -23,7 +23,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource
 
 from stream_monitor.decode.rejects import REASONS
-from stream_monitor.sources.kafka_group import TIMESTAMP
+from stream_monitor.sources.kafka_runs import TIMESTAMP
 from stream_monitor.store.base import DeadLetter
 from stream_monitor.store.kafka.letters import (
     REPLAYS,

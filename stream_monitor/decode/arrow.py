@@ -15,12 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from stream_monitor.decode.rejects import RejectedError
-from stream_monitor.decode.several import SHIFT
+from stream_monitor.decode.several import ARROW_FILE, ARROW_STREAM, SHIFT
 from stream_monitor.schema import IntArray
 from stream_monitor.tables import Chunk, flattened
 
-_STREAM = b"\xff\xff\xff\xff"  # no JSON begins so
-_FILE = b"ARROW1"
 _FILE_MARK = 8  # bytes before the stream that a file holds
 _EXPANDS = 16  # times limits.max_record_size, what a record may hold when it is decompressed
 _LEAST = 8  # bytes of max_record_size for an event, for a column of nulls has none
@@ -33,11 +31,6 @@ _AS_IT_IS = -1  # the length that a buffer gives which is not compressed
 
 # what pyarrow raises where data is not as it should be
 UNREADABLE = (pa.ArrowException, OSError, EOFError, ValueError, struct.error)
-
-
-def is_arrow(payload: bytes) -> bool:
-    """Whether a record is Arrow IPC, by its first bytes."""
-    return payload[:4] == _STREAM or payload[:6] == _FILE
 
 
 class Rows:
@@ -126,14 +119,14 @@ def together(
 
 def _start(payload: bytes) -> int:
     # a file is a stream between marks, and an index that leads to its parts
-    return _FILE_MARK if payload[:6] == _FILE else 0
+    return _FILE_MARK if payload[:6] == ARROW_FILE else 0
 
 
 def _schema(payload: bytes) -> bytes:
     """The message that a record begins with, once it has been read."""
     start = _start(payload)
-    (length,) = struct.unpack_from("<I", payload, start + len(_STREAM))
-    return payload[start : start + len(_STREAM) + 4 + length]
+    (length,) = struct.unpack_from("<I", payload, start + len(ARROW_STREAM))
+    return payload[start : start + len(ARROW_STREAM) + 4 + length]
 
 
 def table_of(payload: bytes, max_record_size: int) -> Any:

@@ -17,7 +17,8 @@ from stream_monitor.decode.label_batch import (
     label_value,
     named,
 )
-from stream_monitor.decode.table import Refused, ids_of, single, texts_of
+from stream_monitor.decode.rejects import Refused
+from stream_monitor.decode.table import ids_of, single, texts_of
 from stream_monitor.errors import LabelError
 from stream_monitor.schema import BoolArray, IntArray
 from stream_monitor.tables import Chunk

@@ -10,25 +10,25 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stream_monitor.config.model import LabelMapping
 from stream_monitor.decode import timestamps
-from stream_monitor.decode.arrow import Rows
 from stream_monitor.decode.feedback import Form
 from stream_monitor.decode.ids import id_hashes
 from stream_monitor.decode.label_batch import DecodedLabels, LabelBatch, Models, named
-from stream_monitor.decode.label_rows import labels_of
 from stream_monitor.decode.lenient import parse, shown, stamp_of, text_of
 from stream_monitor.decode.paths import Path, look_up
 from stream_monitor.decode.reader import Gathered
-from stream_monitor.decode.rejects import RejectedError
+from stream_monitor.decode.rejects import Refused, RejectedError
 from stream_monitor.decode.several import SHIFT
-from stream_monitor.decode.table import Refused
 from stream_monitor.schema import BoolArray, IntArray, category_of
 from stream_monitor.sources.base import Records
+
+if TYPE_CHECKING:  # pyarrow takes 35 MB, so it is imported with the first record that is Arrow's
+    from stream_monitor.decode.arrow import Rows
 
 
 class LabelDecoder:
@@ -78,6 +78,8 @@ class LabelDecoder:
         self, stamps: IntArray | None, rows: Rows
     ) -> tuple[tuple[IntArray, LabelBatch], list[Refused]]:
         """Models and labels of the rows of Arrow records, with places as records; other rows."""
+        from stream_monitor.decode.label_rows import labels_of  # noqa: PLC0415 - see TYPE_CHECKING
+
         stamp = None if stamps is None else rows.of(stamps)
         model, labels, refused = labels_of(rows.chunk(), self._mapping, self._models, stamp)
         labels.record = rows.place[labels.record]

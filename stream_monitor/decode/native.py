@@ -8,10 +8,10 @@ which finds out what is wrong with it. Arrow records are columns already.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from operator import attrgetter
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -19,17 +19,19 @@ import numpy as np
 from stream_monitor.batch import ColumnBatch, Decoded, concatenate, empty_wrong
 from stream_monitor.config.model import MappingConfig
 from stream_monitor.decode import timestamps
-from stream_monitor.decode.arrow import Rows
 from stream_monitor.decode.base import Target, choose, plant, spellings, struct_of, times_of
 from stream_monitor.decode.ids import id_hashes, no_ids
 from stream_monitor.decode.lenient import LenientDecoder, code_of, unseen_of
 from stream_monitor.decode.paths import Path, Paths
 from stream_monitor.decode.reader import ONLY, Choice, Gathered, Reader
-from stream_monitor.decode.rejects import RejectedError
+from stream_monitor.decode.rejects import Refused, RejectedError
 from stream_monitor.decode.several import SHIFT, Several
-from stream_monitor.decode.table import Refused, TableDecoder
 from stream_monitor.schema import FloatArray, IntArray, Kind, category_of
 from stream_monitor.sources.base import Records
+
+if TYPE_CHECKING:  # pyarrow takes 35 MB, so it is imported with the first record that is Arrow's
+    from stream_monitor.decode.arrow import Rows
+    from stream_monitor.decode.table import TableDecoder
 
 _Scalar = str | int | float | bool | None
 _Name = str | int | None
@@ -48,7 +50,7 @@ class NativeDecoder:
         self._lenient = LenientDecoder(mapping, targets)
         structs = [typed.struct for typed in self._typed]
         self._reader = Reader(structs, _choice(paths, targets), max_record_size)
-        self._table, self._limit = TableDecoder(mapping, targets), max_record_size
+        self._mapping, self._limit = mapping, max_record_size
 
     def decode(self, records: Records) -> Decoded:
         """Every event as one of a model's, or as a reject; in input order.
@@ -85,6 +87,12 @@ class NativeDecoder:
             batch.record = batch.record >> SHIFT
             decoded.batches[index] = batch
         return decoded
+
+    @cached_property
+    def _table(self) -> TableDecoder:
+        from stream_monitor.decode.table import TableDecoder  # noqa: PLC0415 - see TYPE_CHECKING
+
+        return TableDecoder(self._mapping, self._targets)
 
     def _rows(
         self, stamps: IntArray | None, rows: Rows

@@ -8,17 +8,26 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 import numpy as np
 
 from stream_monitor.batch import Reject
-from stream_monitor.decode.arrow import UNREADABLE, Rows, is_arrow, table_of, together
-from stream_monitor.decode.rejects import RejectedError, Rejects
-from stream_monitor.decode.several import REFUSALS, SHIFT, Form, Several, form_of, split
-from stream_monitor.decode.table import Refused
+from stream_monitor.decode.rejects import Refused, RejectedError, Rejects
+from stream_monitor.decode.several import (
+    REFUSALS,
+    SHIFT,
+    Form,
+    Several,
+    form_of,
+    is_arrow,
+    split,
+)
 from stream_monitor.errors import ProfileError
+
+if TYPE_CHECKING:  # pyarrow takes 35 MB, so it is imported with the first record that is Arrow's
+    from stream_monitor.decode.arrow import Rows
 
 _NUMBER = (1 << SHIFT) - 1
 _TOGETHER = 1_000  # batches of single events that are joined as soon as they are there
@@ -76,20 +85,27 @@ class Read:
         self, max_record_size: int, decode: Callable[[Rows], tuple[B, list[Refused]]]
     ) -> Iterator[B]:
         """What ``decode`` makes of records that are Arrow IPC; what cannot be used is refused."""
+        if not self.tables:
+            return
+        from stream_monitor.decode import arrow  # noqa: PLC0415 - see TYPE_CHECKING
+
         payloads = ((place, self._payloads[place >> SHIFT]) for place in self.tables)
-        for rows in together(payloads, max_record_size, self.refuse):
-            yield from self._decoded(rows, decode)
+        for rows in arrow.together(payloads, max_record_size, self.refuse):
+            yield from self._decoded(rows, decode, (*arrow.UNREADABLE, ProfileError, RejectedError))
 
     def _decoded(
-        self, rows: Rows, decode: Callable[[Rows], tuple[B, list[Refused]]]
+        self,
+        rows: Rows,
+        decode: Callable[[Rows], tuple[B, list[Refused]]],
+        wrong: tuple[type[Exception], ...],
     ) -> Iterator[B]:
         try:
             found, refused = decode(rows)
-        except (*UNREADABLE, ProfileError, RejectedError) as error:
+        except wrong as error:
             each = rows.each()
             if len(each) > 1:  # one of them spoils only itself
                 for single in each:
-                    yield from self._decoded(single, decode)
+                    yield from self._decoded(single, decode, wrong)
                 return
             every = np.arange(len(rows.place))
             refused = [Refused(every, "bad_arrow", str(error))]
@@ -237,6 +253,8 @@ class Reader:
 def number_of(payload: bytes, max_record_size: int) -> int:
     """How many events a record holds; what cannot be read is one."""
     if is_arrow(payload):
+        from stream_monitor.decode.arrow import table_of  # noqa: PLC0415 - see TYPE_CHECKING
+
         try:
             return len(table_of(payload, max_record_size))
         except RejectedError:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import NamedTuple
 
 from stream_monitor.batch import Reject
 from stream_monitor.decode.several import Form
+from stream_monitor.schema import IntArray
 
 # Every reason for which an event becomes a dead letter; a bounded set, for it is a metric's label.
 REASONS = {
@@ -32,6 +34,14 @@ class RejectedError(Exception):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail[:_LONGEST])
         self.reason = reason
+
+
+class Refused(NamedTuple):
+    """Rows of a table that cannot be used, int64[r], and why."""
+
+    rows: IntArray
+    reason: str
+    detail: str
 
 
 class Rejects:

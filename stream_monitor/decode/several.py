@@ -18,6 +18,8 @@ import msgspec
 SHIFT = 32
 REFUSALS = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
+ARROW_STREAM, ARROW_FILE = b"\xff\xff\xff\xff", b"ARROW1"  # what no JSON begins with
+
 _WHITE = " \t\n\r"
 _BEFORE = _WHITE.encode() + b"\xef\xbb\xbf\xff\xfe\0"  # byte order marks, and UTF-16's zeros
 _MARK = b"\xef\xbb\xbf"  # UTF-8's
@@ -38,6 +40,11 @@ def form_of(payload: bytes) -> Form:
     """The form that a record has if it holds several events, by how it begins."""
     array = payload[:1] == b"[" or payload.lstrip(_BEFORE)[:1] == b"["
     return Form.ARRAY if array else Form.LINES
+
+
+def is_arrow(payload: bytes) -> bool:
+    """Whether a record is Arrow IPC, by its first bytes."""
+    return payload[:4] == ARROW_STREAM or payload[:6] == ARROW_FILE
 
 
 class Several:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from stream_monitor.config.model import MappingConfig
 from stream_monitor.decode import tabular, timestamps
 from stream_monitor.decode.base import Target, choose
 from stream_monitor.decode.ids import id_hashes, no_ids, text_hashes
+from stream_monitor.decode.rejects import Refused
 from stream_monitor.errors import ProfileError
 from stream_monitor.schema import (
     PREDICTION,
@@ -75,14 +76,6 @@ def _scores(mapping: MappingConfig, names: list[str]) -> list[tuple[str, str]]:
         return sorted((mapping.scores or {}).items())
     prefix = f"{mapping.scores}."
     return [(n.removeprefix(prefix), n) for n in sorted(names) if n.startswith(prefix)]
-
-
-class Refused(NamedTuple):
-    """Rows that cannot be used, int64[r], and why."""
-
-    rows: IntArray
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,17 +14,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import numpy as np
 import structlog
 from kafka import KafkaConsumer
 
 from stream_monitor.config import model
 from stream_monitor.errors import SourceError, StoreError
-from stream_monitor.sources.base import Places, Records, escaped
+from stream_monitor.sources.base import Records
 from stream_monitor.sources.kafka import there, unreachable
 from stream_monitor.sources.kafka_client import ANSWER, UnreachableError, connected
-from stream_monitor.sources.kafka_group import GroupSource, Place, name_of, partition_of, stamped
+from stream_monitor.sources.kafka_group import GroupSource, Place, name_of, partition_of
 from stream_monitor.sources.kafka_options import connection_options, librdkafka_options
+from stream_monitor.sources.kafka_runs import Headers, records_of
 
 _DEFAULTS = {
     "fetch.max.bytes": 8 * 2**20,
@@ -45,7 +45,6 @@ _OWN = {
 _MOST = 20_000  # records at once
 _GATHER = 0.03  # seconds
 _CLOSE = 3.0  # seconds to leave the group
-_MICROSECONDS = 1_000  # a Kafka timestamp's millisecond
 
 log = structlog.get_logger()
 
@@ -293,27 +292,18 @@ def _which(partition: Any) -> Any:
 
 
 def _records(which: Any, messages: list[Any]) -> Records:
-    offsets = [m.offset() for m in messages]
-    headers = [*map(_headers, messages)]
-    stamps = [m.timestamp()[1] for m in messages]
-    if any(headers):
-        own = map(stamped, headers)
-        stamps = [stamp if o is None else o for stamp, o in zip(stamps, own, strict=True)]
-    return Records(
-        name_of(which),
-        [m.value() or b"" for m in messages],
-        Places(f"{escaped(which.topic)}[{which.partition}]@{{}}", offsets),
-        str(offsets[-1] + 1),
-        np.array(stamps, dtype=np.int64) * _MICROSECONDS,
-        np.array(offsets, dtype=np.int64),
-        [m.key() for m in messages],
-        headers,
+    return records_of(
+        which,
+        offsets=[m.offset() for m in messages],
+        values=[m.value() for m in messages],
+        stamps=[m.timestamp()[1] for m in messages],
+        keys=[m.key() for m in messages],
+        headers=[*map(_headers, messages)],
     )
 
 
-def _headers(message: Any) -> list[tuple[str, bytes]]:
+def _headers(message: Any) -> Headers:
     try:
-        found = message.headers()
+        return message.headers() or []
     except UnicodeDecodeError:  # of a header's key, which brokers do not look at
         return []
-    return [(k, v or b"") for k, v in found] if found else []

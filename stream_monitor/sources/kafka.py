@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
-import numpy as np
 import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
@@ -28,12 +27,13 @@ from kafka.structs import MemberState
 
 from stream_monitor.config import model
 from stream_monitor.errors import StoreError
-from stream_monitor.sources.base import Places, Records, escaped
+from stream_monitor.sources.base import Records
 from stream_monitor.sources.kafka_client import ANSWER, UnreachableError, connected, partitions_of
 from stream_monitor.sources.kafka_errors import errors
-from stream_monitor.sources.kafka_group import GroupSource, Place, name_of, partition_of, stamped
+from stream_monitor.sources.kafka_group import GroupSource, Place, name_of, partition_of
 from stream_monitor.sources.kafka_options import client_options
 from stream_monitor.sources.kafka_records import read_anyhow
+from stream_monitor.sources.kafka_runs import records_of
 
 # A poll is bounded by the bytes of a fetch, not by records: kafka-python 3.0.12 never delivers the
 # rest of a fetch again that max_poll_records cut while its partition was paused.
@@ -51,7 +51,6 @@ _DEFAULTS = {
 }
 _UNSETTLED = 100  # milliseconds
 _CLOSE = 2_000  # milliseconds to leave the group
-_MICROSECONDS = 1_000  # a Kafka timestamp's millisecond
 
 log = structlog.get_logger()
 
@@ -256,21 +255,12 @@ def polled(consumer: Any, seconds: float) -> Any:
     return consumer.poll(timeout_ms=max(1 if calm else _UNSETTLED, int(seconds * 1_000)))
 
 
-def _timestamp(record: Any) -> int:
-    own = stamped(record.headers)
-    return int(record.timestamp) if own is None else own
-
-
 def _records(partition: Any, records: list[Any]) -> Records:
-    return Records(
-        name_of(partition),
-        [r.value or b"" for r in records],
-        Places(
-            f"{escaped(partition.topic)}[{partition.partition}]@{{}}", [r.offset for r in records]
-        ),
-        str(records[-1].offset + 1),
-        np.array([_timestamp(r) for r in records], dtype=np.int64) * _MICROSECONDS,
-        np.array([r.offset for r in records], dtype=np.int64),
-        [r.key for r in records],
-        [[(k, v or b"") for k, v in r.headers] for r in records],
+    return records_of(
+        partition,
+        offsets=[r.offset for r in records],
+        values=[r.value for r in records],
+        stamps=[r.timestamp for r in records],
+        keys=[r.key for r in records],
+        headers=[r.headers for r in records],
     )

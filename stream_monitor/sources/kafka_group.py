@@ -20,7 +20,6 @@ from stream_monitor.sources.base import Poll, Records
 from stream_monitor.sources.kafka_client import ANSWER
 from stream_monitor.sources.kafka_errors import errors
 
-TIMESTAMP = "stream_monitor.record_timestamp"  # header of a record that is replayed, milliseconds
 _PAUSE = 0.05
 
 log = structlog.get_logger()
@@ -275,11 +274,3 @@ def name_of(partition: Any) -> str:
 def partition_of(name: str) -> Any:
     topic, _, number = name.rpartition(":")
     return TopicPartition(topic, int(number))
-
-
-def stamped(headers: Iterable[tuple[str, bytes | None]]) -> int | None:
-    """The timestamp that a replayed record had when it was first written, milliseconds."""
-    for name, value in headers:
-        if name == TIMESTAMP and value is not None and value.isdigit() and len(value) < 16:
-            return int(value)
-    return None

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from stream_monitor import __version__
-from stream_monitor.sources.kafka_group import TIMESTAMP, stamped
+from stream_monitor.sources.kafka_runs import TIMESTAMP, stamped
 from stream_monitor.store.base import DeadLetter
 from stream_monitor.store.kafka.transactions import Outgoing
 
