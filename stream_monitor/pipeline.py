@@ -195,7 +195,8 @@ class Pipeline:
                 self._add(partition, key, counts, spans[number])
                 if model.sketchers:
                     rows = batch if counts[0] == n else batch.take(np.flatnonzero(pane == number))
-                    made = {name: s.sketch(rows) for name, s in model.sketchers.items()}
+                    held = partition.panes[key].sketches
+                    made = {n: s.sketch(rows, held.get(n)) for n, s in model.sketchers.items()}
                     partition.sketch(key, made)
             for segment, number, counts in model.segments.count(batch, slots, pane):
                 key = PaneKey(model.parts[1 + segment].key, clock, number)

@@ -18,7 +18,7 @@ from stream_monitor.errors import SourceError
 from stream_monitor.sources.base import Source
 from stream_monitor.sources.files import FilesSource
 from stream_monitor.sources.follow import FollowSource
-from stream_monitor.sources.lines import Lines
+from stream_monitor.sources.lines import Found, Lines
 from stream_monitor.sources.stdin import StdinSource
 
 BIG = 1_000_000
@@ -76,14 +76,14 @@ def test_any_split_of_the_bytes_gives_every_line_with_its_offset(
 ) -> None:
     data = b"\n".join(lines) + (b"\n" if ended and lines else b"")
     reader = Lines(BIG)
-    found = []
+    found = Found()
     edges = [0, *sorted(c for c in cuts if c < len(data)), len(data)]
     for start, end in pairwise(edges):
         found += reader.feed(data[start:end])
     found += reader.finish()
     expected = [line.removesuffix(b"\r") for line in lines]
-    assert [line for _, line in found] == [line for line in expected if line]
-    for offset, line in found:
+    assert found.lines == [line for line in expected if line]
+    for offset, line in zip(found.offsets, found.lines, strict=True):
         assert data[offset : offset + len(line)] == line
     assert reader.resume == len(data)
 
@@ -92,9 +92,9 @@ def test_any_split_of_the_bytes_gives_every_line_with_its_offset(
 def test_a_line_too_long_is_cut_and_the_next_one_is_whole(cut: int) -> None:
     data = b"a" * 300 + b"\nshort\n"
     reader = Lines(100)
-    found = [x for i in range(0, len(data), cut) for x in reader.feed(data[i : i + cut])]
-    assert [line[:101] for _, line in found] == [b"a" * 101, b"short"]
-    assert len(found[0][1]) == 101
+    found = [x for i in range(0, len(data), cut) for x in reader.feed(data[i : i + cut]).lines]
+    assert [line[:101] for line in found] == [b"a" * 101, b"short"]
+    assert len(found[0]) == 101
 
 
 def test_files_are_read_in_name_order_and_resumed_at_any_record(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ which finds out what is wrong with it. Arrow records are columns already.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -168,7 +168,7 @@ class _TypedDecoder:
         self._time = attrgetter(names[paths.time]) if paths.time else None
         self._arrival = attrgetter(names[paths.arrival]) if paths.arrival else None
         self._id = attrgetter(names[paths.id]) if paths.id else None
-        self._numbers = _groups([names[p] for p in continuous])
+        self._numbers = _groups(self.struct, [names[p] for p in continuous])
         self._codes = [attrgetter(names[p]) for p in categorical]
         self._known = [_Codes(c.kind, target.categories[c.name]) for c in schema.categorical]
         self._width = len(continuous)
@@ -211,9 +211,10 @@ class _TypedDecoder:
 
     def _columns(self, events: Sequence[Any]) -> FloatArray:
         numbers = np.empty((self._width, len(events)))
-        for rows, parent, leaves in self._numbers:
-            holders = events if parent is None else [*map(parent, events)]
-            found = map(leaves, holders)
+        for rows, getters in self._numbers:
+            found: Iterable[Any] = events
+            for getter in getters:
+                found = map(getter, found)
             flat = chain.from_iterable(found) if len(rows) > 1 else found
             values = np.fromiter(flat, np.float64, len(events) * len(rows))  # None becomes NaN
             numbers[rows] = values.reshape(len(events), -1).T
@@ -245,13 +246,31 @@ class _Codes(dict[object, int]):
         return code_of(value, self._kind, self._known)
 
 
-def _groups(names: list[str]) -> list[tuple[list[int], Any, Any]]:
-    """Attributes by the object that holds them: (rows, getter of the holder, getter of all)."""
+def _groups(
+    struct: type[msgspec.Struct], names: list[str]
+) -> list[tuple[list[int], list[Callable[[Any], Any]]]]:
+    """Attributes by the object that holds them: (rows, what leads from an event to their values).
+
+    Where they are the first fields of that object, it becomes a tuple as a whole: that takes a
+    third of the time of asking for each.
+    """
     groups: dict[str, list[int]] = {}
     for i, name in enumerate(names):
         groups.setdefault(name.rpartition(".")[0], []).append(i)
-    return [
-        (rows, attrgetter(parent) if parent else None,
-         attrgetter(*(names[i].rpartition(".")[2] for i in rows)))
-        for parent, rows in groups.items()
-    ]  # fmt: skip
+    found = []
+    for parent, rows in groups.items():
+        leaves = tuple(names[i].rpartition(".")[2] for i in rows)
+        getters: list[Callable[[Any], Any]] = [attrgetter(parent)] if parent else []
+        if len(leaves) > 1 and _fields(struct, parent)[: len(leaves)] == leaves:
+            getters += [msgspec.structs.astuple, itemgetter(slice(len(leaves)))]
+        else:
+            getters.append(attrgetter(*leaves))
+        found.append((rows, getters))
+    return found
+
+
+def _fields(struct: type[msgspec.Struct], path: str) -> tuple[str, ...]:
+    """The fields of the struct at an attribute path, in their order."""
+    for part in path.split(".") if path else ():
+        struct = next(f.type for f in msgspec.structs.fields(struct) if f.name == part)
+    return struct.__struct_fields__

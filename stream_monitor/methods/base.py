@@ -334,8 +334,11 @@ class BlockMethod(Protocol):
 class Sketcher(Protocol):
     """A learned sketch method."""
 
-    def sketch(self, batch: ColumnBatch) -> Sketch:
-        """Of the batch's rows, at least one."""
+    def sketch(self, batch: ColumnBatch, beside: Sketch | None = None) -> Sketch:
+        """Of the batch's rows, at least one.
+
+        ``beside`` is what it will be merged with: what cannot matter then may be left out.
+        """
 
     def from_bytes(self, data: bytes) -> Sketch:
         """The inverse of the sketch's ``to_bytes``."""

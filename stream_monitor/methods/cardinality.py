@@ -15,7 +15,7 @@ from stream_monitor.cells import Cells
 from stream_monitor.hashing import HashArray
 from stream_monitor.methods.base import Arrays, Definition, Measured, Study, register_sketch
 from stream_monitor.panes.bottom import NONE, Bottom
-from stream_monitor.panes.layout import Counted
+from stream_monitor.panes.layout import Counted, Sketch
 from stream_monitor.schema import Role, Schema
 from stream_monitor.values import QUALITY
 
@@ -93,10 +93,10 @@ def varies(cells: Cells) -> bool:
     return int(np.count_nonzero(cells.values)) > 1
 
 
-def _id_sketch(batch: ColumnBatch) -> Bottom:
+def _id_sketch(batch: ColumnBatch, beside: Bottom | None = None) -> Bottom:
     # half a hash is enough to tell repetitions; an event without an id has none
     ids: HashArray = np.where((batch.ids[:, 0] | batch.ids[:, 1]) == 0, NONE, batch.ids[:, 0])
-    return Bottom.of(ids[np.newaxis], IDS)
+    return Bottom.of(ids[np.newaxis], IDS, beside)
 
 
 class _Learner:
@@ -119,9 +119,11 @@ class _Sketcher:
         self._cells = [cells[c.name] for c in schema.columns if c.role in _INPUTS]
         self._ids = arrays["ids"]
 
-    def sketch(self, batch: ColumnBatch) -> Cardinality:
-        values = Bottom.of_numbers(batch.numbers[self._numbers], VALUES)
-        return Cardinality(values, _id_sketch(batch))
+    def sketch(self, batch: ColumnBatch, beside: Sketch | None = None) -> Cardinality:
+        known = beside if isinstance(beside, Cardinality) else None
+        values, ids = (None, None) if known is None else (known.values, known.ids)
+        numbers = batch.numbers[self._numbers]
+        return Cardinality(Bottom.of_numbers(numbers, VALUES, values), _id_sketch(batch, ids))
 
     def from_bytes(self, data: bytes) -> Cardinality:
         return Cardinality.from_bytes(data)

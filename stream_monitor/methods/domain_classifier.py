@@ -19,7 +19,7 @@ from stream_monitor.methods.base import (
     register_sketch,
 )
 from stream_monitor.methods.gradient_boosting import Features, Model, trained
-from stream_monitor.panes.layout import Counted
+from stream_monitor.panes.layout import Counted, Sketch
 from stream_monitor.panes.sample import RowSample
 from stream_monitor.schema import BoolArray, FloatArray, IntArray, Role, Schema
 from stream_monitor.values import MULTIVARIATE
@@ -124,7 +124,7 @@ class _Sketcher:
         self._rows = arrays["rows"]
         self._limit = int(arrays["limit"][0])
 
-    def sketch(self, batch: ColumnBatch) -> RowSample:
+    def sketch(self, batch: ColumnBatch, beside: Sketch | None = None) -> RowSample:  # noqa: ARG002
         return RowSample.of(batch.event_time, self._features.matrix(batch), self._limit)
 
     def from_bytes(self, data: bytes) -> RowSample:

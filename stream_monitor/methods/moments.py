@@ -19,6 +19,7 @@ from stream_monitor.schema import FloatArray, IntArray
 
 LIMIT = 2.0**19  # the greatest magnitude
 SLOTS = 9  # a number's: a, b, c, d, a², ab, 2 ac + b², bc, c²
+_PARTS = 4
 _UNIT, _REST, _LIMB = 32, 18, 18
 
 
@@ -42,6 +43,35 @@ def addends(values: FloatArray, out: FloatArray) -> None:
     out : float64[k, SLOTS, n]
         Filled with whole numbers.
     """
+    _cut(values, out)
+    a, b, c = out[:, 0], out[:, 1], out[:, 2]
+    np.multiply(a, a, out=out[:, 4])
+    np.multiply(a, b, out=out[:, 5])
+    np.multiply(2 * a, c, out=out[:, 6])
+    out[:, 6] += b * b
+    np.multiply(b, c, out=out[:, 7])
+    np.multiply(c, c, out=out[:, 8])
+
+
+def sums(values: FloatArray) -> IntArray:
+    """What all the numbers add together, without what each of them does: int64[k, SLOTS].
+
+    ``values`` as for :func:`addends`, n below 2¹⁹: float64 holds every sum of whole numbers.
+    """
+    parts = np.empty((len(values), _PARTS, values.shape[1]))
+    _cut(values, parts)
+    a, b, c = parts[:, 0], parts[:, 1], parts[:, 2]
+    found = np.empty((len(values), SLOTS), dtype=np.int64)
+    found[:, :_PARTS] = parts.sum(axis=2)
+    aa, ab, ac, bb, bc, cc = (
+        np.einsum("kn,kn->k", x, y) for x, y in ((a, a), (a, b), (a, c), (b, b), (b, c), (c, c))
+    )
+    found[:, _PARTS:] = np.stack([aa, ab, 2 * ac + bb, bc, cc], axis=1)
+    return found
+
+
+def _cut(values: FloatArray, out: FloatArray) -> None:
+    """The numbers in whole parts a, b, c, d: the first of float64[k, _PARTS or more, n]."""
     scaled = values * 2.0**_UNIT
     whole = np.rint(scaled)
     np.rint((scaled - whole) * 2.0**_REST, out=out[:, 3])
@@ -50,12 +80,6 @@ def addends(values: FloatArray, out: FloatArray) -> None:
     whole -= a * 2.0 ** (2 * _LIMB)
     np.rint(whole * 2.0**-_LIMB, out=b)
     np.subtract(whole, b * 2.0**_LIMB, out=c)
-    np.multiply(a, a, out=out[:, 4])
-    np.multiply(a, b, out=out[:, 5])
-    np.multiply(2 * a, c, out=out[:, 6])
-    out[:, 6] += b * b
-    np.multiply(b, c, out=out[:, 7])
-    np.multiply(c, c, out=out[:, 8])
 
 
 def mean(slots: IntArray, n: int) -> float:

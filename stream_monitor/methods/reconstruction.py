@@ -143,7 +143,8 @@ class _Block:
         values = np.empty((len(self._inputs.names), numbers.shape[1]))
         own = values[: len(numbers)]
         known = np.isfinite(numbers)
-        with np.errstate(over="ignore"):  # beyond float64 is beyond the limit
+        # beyond float64 is beyond the limit; Arrow can bring signalling NaN
+        with np.errstate(over="ignore", invalid="ignore"):
             np.subtract(numbers, self._center, out=own)
             own /= self._scale
         np.copyto(own, 0.0, where=~known)

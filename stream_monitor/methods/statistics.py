@@ -119,6 +119,11 @@ class _Addends:
         for start in range(0, n, _ROWS):
             part = slice(start, start + _ROWS)
             values = self.values[:, part]
+            if groups == 1:
+                sums = found.reshape(columns, _SLOTS)
+                sums[:, :-1] += moments.sums(values)
+                sums[:, -1] += np.count_nonzero(self.extreme[:, part], axis=1)
+                continue
             out = np.empty((columns, _SLOTS, values.shape[1]))
             moments.addends(values, out[:, :-1])
             out[:, -1] = self.extreme[:, part]
@@ -143,7 +148,8 @@ class _Block:
     def addends(self, batch: ColumnBatch) -> _Addends:
         values = batch.numbers[self._rows]
         left_out = ~np.isfinite(values)
-        with np.errstate(over="ignore"):  # beyond float64 is beyond the limit
+        # beyond float64 is beyond the limit; Arrow can bring signalling NaN
+        with np.errstate(over="ignore", invalid="ignore"):
             values -= self._center
             values /= self._scale
         np.copyto(values, 0.0, where=left_out)

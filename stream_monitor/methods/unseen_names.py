@@ -13,7 +13,7 @@ from xxhash import xxh3_64_intdigest
 from stream_monitor.batch import ColumnBatch
 from stream_monitor.cells import Cells
 from stream_monitor.methods.base import Arrays, Definition, Measured, Study, register_sketch
-from stream_monitor.panes.layout import Counted
+from stream_monitor.panes.layout import Counted, Sketch
 from stream_monitor.schema import IntArray, Role, Schema
 from stream_monitor.values import QUALITY
 
@@ -91,7 +91,7 @@ class _Sketcher:
         self._columns = [c.name for c in schema.categorical]
         self._shown = [c.name for c in schema.categorical if c.role is not Role.TARGET]
 
-    def sketch(self, batch: ColumnBatch) -> Names:
+    def sketch(self, batch: ColumnBatch, beside: Sketch | None = None) -> Names:  # noqa: ARG002
         unseen = batch.unseen
         pairs = zip(unseen.column.tolist(), unseen.name.tolist(), strict=True)
         return Names.of((self._columns[c], _entry(name)) for c, name in pairs)

@@ -36,7 +36,8 @@ def value_hashes(numbers: FloatArray) -> HashArray:
     −0 is 0. Distinct numbers have distinct hashes, but for the two that hash to the greatest two
     integers.
     """
-    found = splitmix64((numbers + 0.0).view(np.uint64))
+    with np.errstate(invalid="ignore"):  # signalling NaN, which Arrow can bring
+        found = splitmix64((numbers + 0.0).view(np.uint64))
     np.minimum(found, NONE - np.uint64(1), out=found)
     found[~np.isfinite(numbers)] = NONE
     return found
@@ -64,22 +65,28 @@ class Bottom:
     rows: IntArray
 
     @classmethod
-    def of(cls, hashes: HashArray, limit: int) -> Self:
-        """Of the values of some rows: uint64[F, n], NONE where there is no value."""
+    def of(cls, hashes: HashArray, limit: int, beside: Self | None = None) -> Self:
+        """Of the values of some rows: uint64[F, n], NONE where there is no value.
+
+        ``beside`` is what it will be merged with: hashes that cannot matter then are left out,
+        which are nearly all of them once that is full.
+        """
         if limit < 2:
             raise ValueError(f"{limit} hashes tell nothing of what is not kept; keep 2 or more")
         rows = np.count_nonzero(hashes != NONE, axis=1)
+        if beside is not None and beside.hashes.shape[1] == limit:
+            hashes = _up_to(hashes, beside.hashes[:, -1:])
         return cls(limit, *_least(np.sort(hashes, axis=1), None, limit), rows)
 
     @classmethod
-    def of_numbers(cls, numbers: FloatArray, limit: int) -> Self:
-        """Of the finite values of some rows: float64[F, n]."""
+    def of_numbers(cls, numbers: FloatArray, limit: int, beside: Self | None = None) -> Self:
+        """Of the finite values of some rows: float64[F, n]; ``beside`` as for :meth:`of`."""
         columns, n = numbers.shape
         step = max(_AT_ONCE // max(n, 1), 1)
         hashes = np.empty((columns, n), dtype=np.uint64)
         for first in range(0, columns, step):
             hashes[first : first + step] = value_hashes(numbers[first : first + step])
-        return cls.of(hashes, limit)
+        return cls.of(hashes, limit, beside)
 
     def merged(self, other: Self) -> Self:
         """Of both sides' values. Associative and commutative."""
@@ -192,6 +199,15 @@ class Bottom:
         """How many of the first hashes can be among the smallest, in the row with the most."""
         possible: BoolArray = (self.hashes <= bar) & (self.counts > 0)
         return int(np.count_nonzero(possible, axis=1).max(initial=0))
+
+
+def _up_to(hashes: HashArray, bar: HashArray) -> HashArray:
+    """The hashes of each row that are not above uint64[F, 1], in their order, then NONE."""
+    low = hashes <= bar
+    number = np.count_nonzero(low, axis=1)
+    found = np.full((len(hashes), int(number.max(initial=0))), NONE)
+    found[np.arange(found.shape[1]) < number[:, np.newaxis]] = hashes[low]
+    return found
 
 
 def _least(hashes: HashArray, counts: IntArray | None, limit: int) -> tuple[HashArray, IntArray]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stream_monitor.cells import Cells, codes_of
 from stream_monitor.schema import FloatArray, IntArray
@@ -50,6 +51,12 @@ class Grid:
             edges += [cells.edges, np.array([np.inf])]
             end += len(cells.edges) + 1
         self._below, self._edges = below.ravel(), np.concatenate(edges)
+        chosen = [columns[i] for i in self._rows]
+        lengths = np.array([len(cells.edges) for cells, _ in chosen], dtype=np.intp)
+        self._starts = np.array([start for _, start in chosen], dtype=np.intp)
+        self._sizes, self._before = lengths + 1, np.cumsum(lengths) - lengths
+        flat = np.concatenate([np.empty(0), *(cells.edges for cells, _ in chosen)])
+        self._keys = _keys(np.repeat(np.arange(len(chosen)), lengths), flat)
 
     def find(self, numbers: FloatArray, out: IntArray) -> None:
         """Slots of the layout.
@@ -84,14 +91,33 @@ class Grid:
         for _ in range(self._most):
             code += values >= self._edges.take(code, mode="clip")
         code += self._shift
-        for row in np.flatnonzero(outside.any(axis=1)).tolist():
-            events = np.flatnonzero(outside[row])
-            cells, start = self._columns[self._rows[row]]
-            code[row, events] = codes_of(cells.edges, values[row, events]) + start
+        rows, events = np.nonzero(outside)
+        if len(rows):
+            code[rows, events] = self._sought(rows, values[rows, events])
         if self._searched:
             out[self._rows] = code
         else:
             out[:] = code
+
+    def _sought(self, rows: IntArray, values: FloatArray) -> IntArray:
+        """Slots of some values, each of a row's column, by one binary search for all of them.
+
+        What is done is :func:`~stream_monitor.cells.codes_of`.
+        """
+        code = np.searchsorted(self._keys, _keys(rows, values), side="right") - self._before[rows]
+        finite = np.isfinite(values)
+        if not finite.all():
+            other = self._sizes[rows] + 2 * ~np.isnan(values)
+            code = np.where(finite, code, other)
+        slots: IntArray = code + self._starts[rows]
+        return slots
+
+
+def _keys(rows: IntArray, values: FloatArray) -> NDArray[np.complex128]:
+    """Pairs that sort by row, then by value, as NumPy sorts complex numbers."""
+    keys = np.empty(len(rows), dtype=np.complex128)
+    keys.real, keys.imag = rows, values
+    return keys
 
 
 def _middle(cells: Cells) -> tuple[float, float] | None:

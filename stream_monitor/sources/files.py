@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from stream_monitor.errors import SourceError
-from stream_monitor.sources.base import Places, Poll, Records, escaped
-from stream_monitor.sources.lines import BLOCK, Lines, offsets_of
+from stream_monitor.sources.base import Poll, Records, escaped
+from stream_monitor.sources.lines import BLOCK, Found, Lines
 
 _SUFFIXES = (".jsonl", ".ndjson", ".json", ".log")
 
@@ -38,7 +38,7 @@ class FilesSource:
     them, so that positions keep their meaning.
     """
 
-    def __init__(self, path: str, *, max_record_size: int, max_records: int = 4_096) -> None:
+    def __init__(self, path: str, *, max_record_size: int, max_records: int = 16_384) -> None:
         self._partition = path
         self._files = matching(path)
         self._max_record_size = max_record_size
@@ -96,17 +96,9 @@ class FilesSource:
             yield from self._batches(number, path, lines, lines.feed(block))
         yield from self._batches(number, path, lines, lines.finish())
 
-    def _batches(
-        self, number: int, path: Path, lines: Lines, found: list[tuple[int, bytes]]
-    ) -> Iterator[Records]:
-        for start in range(0, len(found), self._max_records):
-            end = start + self._max_records
-            some = found[start:end]
-            resume = found[end][0] if end < len(found) else lines.resume
-            yield Records(
-                self._partition,
-                [line for _, line in some],
-                Places(f"{escaped(path.name)}@byte {{}}", [offset for offset, _ in some]),
-                f"{number}:{resume}",
-                offsets=offsets_of(some),
-            )
+    def _batches(self, number: int, path: Path, lines: Lines, found: Found) -> Iterator[Records]:
+        while found:
+            some, found = found.head(self._max_records)
+            resume = found.offsets[0] if found else lines.resume
+            form = f"{escaped(path.name)}@byte {{}}"
+            yield some.records(self._partition, form, f"{number}:{resume}")

@@ -18,8 +18,8 @@ from typing import BinaryIO
 import structlog
 
 from stream_monitor.errors import SourceError
-from stream_monitor.sources.base import Places, Poll, Records, escaped
-from stream_monitor.sources.lines import BLOCK, Lines, offsets_of
+from stream_monitor.sources.base import Poll, Records, escaped
+from stream_monitor.sources.lines import BLOCK, Found, Lines
 
 _HEAD = 256  # bytes that make a fingerprint; a log's first line holds an id or a time
 _PACKED = (".gz", ".bz2", ".xz", ".zst")  # a rotated log is read before it is packed
@@ -64,10 +64,7 @@ class FollowSource:
             return poll
         deadline = time.monotonic() + timeout_seconds
         while True:
-            if self._file is None and not self._open():
-                found: list[tuple[int, bytes]] = []
-            else:
-                found = self._read()
+            found = Found() if self._file is None and not self._open() else self._read()
             if found:
                 poll.records.append(self._records(found))
                 return poll
@@ -97,14 +94,9 @@ class FollowSource:
             self._file.close()
             self._file = None
 
-    def _records(self, found: list[tuple[int, bytes]]) -> Records:
-        return Records(
-            self._partition,
-            [line for _, line in found],
-            Places(f"{escaped(self._path.name)}@byte {{}}", [offset for offset, _ in found]),
-            f"{self._print}:{self._lines.resume}",
-            offsets=offsets_of(found),
-        )
+    def _records(self, found: Found) -> Records:
+        form = f"{escaped(self._path.name)}@byte {{}}"
+        return found.records(self._partition, form, f"{self._print}:{self._lines.resume}")
 
     # --- files ----------------------------------------------------------------------------------
 
@@ -170,16 +162,16 @@ class FollowSource:
                 continue
         return None
 
-    def _read(self) -> list[tuple[int, bytes]]:
+    def _read(self) -> Found:
         file = self._file
         if file is None:
-            return []
+            return Found()
         if self._truncated(file):
             # its rest may lie in a copy beside it, which is then read before its new beginning
             self._wanted = (self._print, self._lines.resume)
             self.close()
-            return []
-        found: list[tuple[int, bytes]] = []
+            return Found()
+        found = Found()
         read = 0
         while read < _MAX_BYTES and not found:
             block = file.read(BLOCK)
@@ -217,7 +209,7 @@ class FollowSource:
         here = os.fstat(file.fileno())
         return (now.st_dev, now.st_ino) != (here.st_dev, here.st_ino)
 
-    def _switch(self, file: BinaryIO) -> list[tuple[int, bytes]]:
+    def _switch(self, file: BinaryIO) -> Found:
         """Leave a file that was read to its end: what was written last, and its last line."""
         found = self._lines.feed(file.read())
         found += self._lines.finish()

@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Self
 
 import numpy as np
 
-from stream_monitor.schema import IntArray
+from stream_monitor.sources.base import Places, Records
 
-BLOCK = 2**20
+BLOCK = 2**22  # thousands of lines: large runs cost less a line
 
 
-def offsets_of(lines: Sequence[tuple[int, bytes]]) -> IntArray:
-    """Where each line begins, int64[n]."""
-    return np.array([offset for offset, _ in lines], dtype=np.int64)
+@dataclass(slots=True)
+class Found:
+    """Lines without their ends, and the offset at which each begins."""
+
+    offsets: list[int] = field(default_factory=list)
+    lines: list[bytes] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __iadd__(self, other: Self) -> Self:
+        self.offsets += other.offsets
+        self.lines += other.lines
+        return self
+
+    def head(self, number: int) -> tuple[Self, Self]:
+        """The first of these, and the others."""
+        return (
+            type(self)(self.offsets[:number], self.lines[:number]),
+            type(self)(self.offsets[number:], self.lines[number:]),
+        )
+
+    def records(self, partition: str, form: str, position: str) -> Records:
+        """These as records of a partition, ``form`` as for :class:`Places`."""
+        offsets = np.array(self.offsets, dtype=np.int64)
+        places = Places(form, self.offsets)
+        return Records(partition, self.lines, places, position, offsets=offsets)
 
 
 @dataclass(slots=True)
@@ -44,41 +69,50 @@ class Lines:
         """Where the first line that was not delivered begins: the position to restart from."""
         return self._start
 
-    def feed(self, block: bytes) -> list[tuple[int, bytes]]:
-        """Lines that end in this block, as (offset, line without its end), but empty ones."""
-        found: list[tuple[int, bytes]] = []
-        pieces = block.split(b"\n")
-        last = len(pieces) - 1
-        for i, piece in enumerate(pieces):
-            if i < last:
-                line = self._partial + piece if self._partial else piece
-                self.offset += len(piece) + 1
-                if not self._skipping:
-                    self._add(found, line)
-                self._partial, self._skipping, self._start = b"", False, self.offset
-            else:
-                self.offset += len(piece)
-                self._keep(found, piece)
+    def feed(self, block: bytes) -> Found:
+        """Lines that end in this block, but empty ones."""
+        found = Found()
+        first, *others = block.split(b"\n")
+        if others:
+            if not self._skipping:
+                self._add(found, self._start, self._partial + first)
+            *whole, first = others
+            begin = self.offset + len(block) - len(first)
+            self._add_all(found, begin, whole, plain=b"\r" not in block)
+            self._partial, self._skipping, self._start = b"", False, begin
+        self.offset += len(block)
+        self._keep(found, first)
         return found
 
-    def finish(self) -> list[tuple[int, bytes]]:
+    def finish(self) -> Found:
         """The last line, where the stream ended without a line end."""
-        found: list[tuple[int, bytes]] = []
+        found = Found()
         if self._partial and not self._skipping:
-            self._add(found, self._partial)
+            self._add(found, self._start, self._partial)
         self._partial, self._skipping, self._start = b"", False, self.offset
         return found
 
-    def _add(self, found: list[tuple[int, bytes]], line: bytes) -> None:
-        if line.endswith(b"\r"):
-            line = line[:-1]
-        if line:
-            found.append((self._start, line[: self.max_size + 1]))
+    def _add_all(self, found: Found, end: int, lines: list[bytes], *, plain: bool) -> None:
+        """Lines that follow each other up to where the last one ends."""
+        lengths = [*map(len, lines)]
+        begin = end - sum(lengths) - len(lengths)
+        begins = [*accumulate((length + 1 for length in lengths[:-1]), initial=begin)]
+        if plain and min(lengths, default=0) > 0 and max(lengths) <= self.max_size:
+            found += Found(begins, lines)
+            return
+        for at, line in zip(begins, lines, strict=False):
+            self._add(found, at, line)
 
-    def _keep(self, found: list[tuple[int, bytes]], piece: bytes) -> None:
+    def _add(self, found: Found, begin: int, line: bytes) -> None:
+        line = line.removesuffix(b"\r")
+        if line:
+            found.offsets.append(begin)
+            found.lines.append(line[: self.max_size + 1])
+
+    def _keep(self, found: Found, piece: bytes) -> None:
         if self._skipping:
             return
         self._partial += piece
         if len(self._partial) > self.max_size:
-            self._add(found, self._partial)
+            self._add(found, self._start, self._partial)
             self._partial, self._skipping = b"", True

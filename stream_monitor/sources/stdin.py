@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import select
 
-from stream_monitor.sources.base import Places, Poll, Records
-from stream_monitor.sources.lines import BLOCK, Lines, offsets_of
+from stream_monitor.sources.base import Poll
+from stream_monitor.sources.lines import BLOCK, Lines
 
 PARTITION = "stdin"
 
@@ -37,15 +37,8 @@ class StdinSource:
         self._finished = not block
         found = self._lines.feed(block) if block else self._lines.finish()
         if found:
-            poll.records.append(
-                Records(
-                    PARTITION,
-                    [line for _, line in found],
-                    Places(PARTITION + "@byte {}", [offset for offset, _ in found]),
-                    str(self._lines.resume),
-                    offsets=offsets_of(found),
-                )
-            )
+            form = PARTITION + "@byte {}"
+            poll.records.append(found.records(PARTITION, form, str(self._lines.resume)))
 
     def seek(self, partition: str, position: str | None) -> str | None:  # noqa: ARG002 - there is one
         # bytes of an earlier run are gone; counting goes on where it stopped
