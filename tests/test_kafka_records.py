@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -15,9 +13,8 @@ from kafka.errors import CorruptRecordError
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
-from stream_monitor.sources.kafka_records import read_anyhow
+from tests.kafka_reading import reading
 
-_OWN = DefaultRecordBatch.__iter__
 _GZIP = 1
 
 _BYTES = st.none() | st.binary(max_size=20) | st.sampled_from([200, 20_000]).map(bytes)
@@ -29,18 +26,6 @@ _RECORDS = st.lists(
 )
 
 
-@contextmanager
-def _reading(*, ours: bool) -> Iterator[None]:
-    before = DefaultRecordBatch.__iter__
-    DefaultRecordBatch.__iter__ = _OWN
-    if ours:
-        read_anyhow()
-    try:
-        yield
-    finally:
-        DefaultRecordBatch.__iter__ = before
-
-
 def _batch(records: Any, compression: int = 0) -> bytes:
     builder = MemoryRecordsBuilder(2, compression, 2**26)
     for stamp, key, value, headers in records:
@@ -50,7 +35,7 @@ def _batch(records: Any, compression: int = 0) -> bytes:
 
 
 def _read(raw: bytes, *, ours: bool, check: bool = True) -> list[Any]:
-    with _reading(ours=ours):
+    with reading(ours=ours):
         place = TopicPartition("t", 0)
         found: list[Any] = Fetcher.PartitionRecords(
             0, place, MemoryRecords(raw), check_crcs=check

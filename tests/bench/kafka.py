@@ -21,6 +21,7 @@ from stream_monitor.watch import watch
 from tests.bench import running, world
 from tests.bench.lines import Line, Section, Tell, microseconds, pairs, turns
 from tests.kafka_broker import KafkaBroker, create_topic
+from tests.kafka_reading import reading
 
 EVENTS_TOPIC, PANES_TOPIC = "events", "panes"
 EVENTS, PANES = 200_000, 60_000
@@ -106,6 +107,10 @@ class Bench:
 
     def bare(self) -> float:
         """What any program does that reads the topic: poll, and look at the values."""
+        with reading(ours=False):
+            return self._bare()
+
+    def _bare(self) -> float:
         consumer = KafkaConsumer(
             bootstrap_servers=self.servers,
             group_id=None,
@@ -203,7 +208,8 @@ class Bench:
 
         def theirs() -> None:
             nonlocal size
-            size = _read_all(self.servers, topics.state.name)
+            with reading(ours=False):
+                size = _read_all(self.servers, topics.state.name)
 
         found = pairs(
             ours,
