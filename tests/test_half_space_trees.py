@@ -21,8 +21,9 @@ from stream_monitor.batch import ColumnBatch, empty_wrong
 from stream_monitor.cells import Cells, Summary, codes_of
 from stream_monitor.errors import ProfileError
 from stream_monitor.methods.base import REGISTRY, RowScorer
+from stream_monitor.methods.half_space_forest import HalfSpaceForest
 from stream_monitor.methods.half_space_trees import HalfSpaceTrees, OutlierShare
-from stream_monitor.methods.trees import HalfSpaceForest, grow
+from stream_monitor.methods.trees import grow
 from stream_monitor.schema import Column, FloatArray, IntArray, Kind, Role, Schema
 
 METHOD = HalfSpaceTrees()

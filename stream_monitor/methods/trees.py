@@ -25,8 +25,6 @@ from stream_monitor.schema import BoolArray, FloatArray, IntArray
 
 CHUNK = 1024  # rows sorted at once: what is gathered from stays in the second-level cache
 
-_PARTS = 64  # batches of a window that are kept apart
-_SMALL = 32_768  # leaves of a forest that are counted sooner than sought
 _PADDING = 0.15  # a cut keeps this part of a node's range away from its ends
 _SIZE_LIMIT = 0.1  # the walk stops below an inner node with a smaller part of the window's rows
 
@@ -35,7 +33,7 @@ Resolve = Callable[[int, NDArray[np.intp], BoolArray, BoolArray], None]
 
 
 class Totals(NamedTuple):
-    """Of each node of one level, int64[T * 2**level], by which all below it are alike.
+    """Of each node of one level, int64[…, T * 2**level], by which all below it are alike.
 
     A leaf's node is its number without the last ``shift`` bits.
     """
@@ -111,11 +109,11 @@ class Trees:
         return node
 
     def masses(self, leaf_mass: IntArray) -> list[IntArray]:
-        """The mass of each node, one int64[T * 2**level] a level, summed from the leaves'."""
+        """The mass of each node, one int64[…, T * 2**level] a level, summed from the leaves'."""
         levels = [leaf_mass]
         for _ in range(self.height):
             below = levels[-1]
-            levels.append(below[0::2] + below[1::2])
+            levels.append(below[..., 0::2] + below[..., 1::2])
         return levels[::-1]
 
     def totals(self, mass_at: Callable[[int], IntArray], window: int) -> Totals:
@@ -128,7 +126,7 @@ class Trees:
         Parameters
         ----------
         mass_at
-            int64[T * 2**level], learned rows by node of a level.
+            int64[…, T * 2**level], learned rows by node of a level; of several windows at once.
         window
             How many rows were learned.
 
@@ -140,8 +138,8 @@ class Trees:
         going = total >= _SIZE_LIMIT * window
         while level < self.height and going.any():
             level += 1
-            mass, going = mass_at(level), np.repeat(going, 2)
-            total = np.repeat(total, 2) + (mass << level) * going
+            mass, going = mass_at(level), np.repeat(going, 2, axis=-1)
+            total = np.repeat(total, 2, axis=-1) + (mass << level) * going
             going &= mass >= _SIZE_LIMIT * window
         return Totals(total, self.height - level)
 
@@ -177,10 +175,22 @@ class Trees:
             going &= mass >= _SIZE_LIMIT * window
         return best, bits
 
-    def scores(self, totals: Totals, window: int, leaves: NDArray[np.intp]) -> FloatArray:
-        """float64[n] in [0, 1]: 1 − sum over trees / (T × window × (2**(height + 1) − 1))."""
+    def scores(
+        self,
+        totals: Totals,
+        window: int,
+        leaves: NDArray[np.intp],
+        learned: IntArray | None = None,
+    ) -> FloatArray:
+        """float64[n] in [0, 1]: 1 − sum over trees / (T × window × (2**(height + 1) − 1)).
+
+        ``learned`` int64[n] says which window each row is scored by, where there are totals of
+        several.
+        """
         greatest = self.number * window * ((2 << self.height) - 1)
         nodes = leaves >> totals.shift if totals.shift else leaves
+        if learned is not None:
+            nodes = nodes + learned * totals.values.shape[-1]
         shares: FloatArray = np.take(totals.values, nodes).sum(axis=0) / greatest
         return 1.0 - shares
 
@@ -235,146 +245,3 @@ def grow(limits: FloatArray, *, number: int, height: int, seed: int) -> Trees:
     for tree in range(number):
         cut(tree, 0)
     return Trees(feature, threshold)
-
-
-class HalfSpaceForest:
-    """River's ``HalfSpaceTrees`` for one ordered input: masses renew every ``window`` rows.
-
-    The scores equal River's ``score_one`` (difference 0.0), however the rows are cut into
-    batches. NaN is what a key missing from River's dictionary is: the row goes to the child with
-    more rows of the window so far, to the left one on a tie.
-
-    Parameters
-    ----------
-    limits : float64[F, 2]
-        As for :func:`grow`.
-    number, height, window, seed
-        River's ``n_trees``, ``height``, ``window_size`` and ``seed``.
-    """
-
-    def __init__(
-        self,
-        limits: FloatArray,
-        *,
-        number: int = 10,
-        height: int = 8,
-        window: int = 250,
-        seed: int = 42,
-    ) -> None:
-        self._features = len(limits)
-        self._trees = grow(limits, number=number, height=height, seed=seed)
-        self._window = window
-        self._learned = 0  # rows of the window that is being learned
-        # leaves of the rows of that window, and where these are many, rows by leaf
-        self._leaves: list[NDArray[np.intp]] = []
-        self._leaf_mass: IntArray | None = None
-        self._totals: Totals | None = None  # None until the first window is complete
-
-    def score(self, rows: FloatArray) -> FloatArray:
-        """float64[n] for float64[n, F]; 0 while the first window is being learned."""
-        scores = np.zeros(len(rows))
-        for start in range(0, len(rows), CHUNK):
-            part = slice(start, start + CHUNK)
-            scores[part] = self._scores(self._trees.leaves(self._columns(rows[part]), self._follow))
-        return scores
-
-    def learn(self, rows: FloatArray) -> None:
-        """Take in float64[n, F], in order."""
-        self.score_learn(rows)
-
-    def score_learn(self, rows: FloatArray) -> FloatArray:
-        """Score each row, then learn it, one after the other: float64[n] for float64[n, F]."""
-        scores = np.zeros(len(rows))
-        for start in range(0, len(rows), CHUNK):
-            columns = self._columns(rows[start : start + CHUNK])
-            # only the way of a NaN depends on what was learned before it
-            whole = None if np.isnan(columns).any() else self._trees.leaves(columns)
-            n, at = columns.shape[1], 0
-            while at < n:
-                part = slice(at, min(at + self._window - self._learned, n))
-                if whole is None:
-                    leaves = self._trees.leaves(
-                        np.ascontiguousarray(columns[:, part]), self._follow_in_turn
-                    )
-                else:
-                    leaves = whole[:, part]
-                scores[start + at : start + part.stop] = self._scores(leaves)
-                self._take(leaves)
-                at = part.stop
-        return scores
-
-    def _take(self, leaves: NDArray[np.intp]) -> None:
-        """Learn rows of one window."""
-        self._leaves.append(leaves)
-        self._learned += leaves.shape[1]
-        if self._learned == self._window:
-            mass_at: Callable[[int], IntArray] = self._mass_at
-            if self._trees.leaf_count <= _SMALL:
-                mass_at = self._trees.masses(self._mass_at(self._trees.height)).__getitem__
-            self._totals = self._trees.totals(mass_at, self._window)
-            self._leaves, self._leaf_mass, self._learned = [], None, 0
-        elif len(self._leaves) > _PARTS or self._learned > self._trees.leaf_count:
-            self._leaf_mass, self._leaves = self._mass_at(self._trees.height), []
-
-    def _mass_at(self, level: int) -> IntArray:
-        """int64[T * 2**level]: rows of the window so far, by node of a level."""
-        shift, size = self._trees.height - level, self._trees.number << level
-        found = np.zeros(size, dtype=np.int64)
-        if self._leaves:
-            leaves = np.concatenate(self._leaves, axis=1) >> shift
-            found += np.bincount(leaves.ravel(), minlength=size)
-        if self._leaf_mass is not None:
-            found += self._trees.masses(self._leaf_mass)[level]
-        return found
-
-    def _columns(self, rows: FloatArray) -> FloatArray:
-        if rows.shape[1] != self._features:
-            raise ValueError(f"rows have {rows.shape[1]} features, the trees {self._features}")
-        return np.ascontiguousarray(rows.T)
-
-    def _scores(self, leaves: NDArray[np.intp]) -> FloatArray | float:
-        if self._totals is None:
-            return 0.0
-        return self._trees.scores(self._totals, self._window, leaves)
-
-    def _lead(self, level: int) -> IntArray:
-        """int64[nodes of the level]: rows of the left child less rows of the right one."""
-        children = self._mass_at(level + 1)
-        return children[0::2] - children[1::2]
-
-    def _follow(
-        self, level: int, node: NDArray[np.intp], right: BoolArray, absent: BoolArray
-    ) -> None:
-        """NaN follows the majority as it stands."""
-        right[absent] = self._lead(level)[node[absent]] < 0
-
-    def _follow_in_turn(
-        self, level: int, node: NDArray[np.intp], right: BoolArray, absent: BoolArray
-    ) -> None:
-        """NaN follows the majority at its turn, and then is part of it.
-
-        Only nodes that a NaN comes to matter. Their rows, in order, are steps of +1 (left) and
-        −1 (right); between two NaN the sum of steps is a prefix sum, so that the loop goes over
-        the NaN alone.
-        """
-        lead = self._lead(level)
-        concerned = np.zeros(len(lead), dtype=np.bool_)
-        concerned[node[absent]] = True
-        places = np.flatnonzero(concerned[node.ravel()])
-        places = places[np.argsort(node.ravel()[places], kind="stable")]
-        group = node.ravel()[places]
-        asks = absent.ravel()[places]
-        step = np.where(asks, 0, 1 - 2 * right.ravel()[places].astype(np.int64))
-        before = np.cumsum(step) - step
-        first = np.flatnonzero(np.diff(group, prepend=-1))
-        size = np.diff(first, append=len(group))
-        before += np.repeat(lead[group[first]] - before[first], size)
-        decisions = []
-        last, followed = -1, 0
-        for at, known in zip(group[asks].tolist(), before[asks].tolist(), strict=True):
-            if at != last:
-                last, followed = at, 0
-            goes_right = known + followed < 0
-            followed += -1 if goes_right else 1
-            decisions.append(goes_right)
-        right.reshape(-1)[places[asks]] = decisions

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from river.anomaly import HalfSpaceTrees
 
-from stream_monitor.methods.trees import HalfSpaceForest
+from stream_monitor.methods.half_space_forest import HalfSpaceForest
 from stream_monitor.schema import FloatArray
 from tests.bench.lines import Line, Section, Tell, microseconds, turns
 
