@@ -13,7 +13,7 @@ from types import FrameType
 import structlog
 
 from stream_monitor import logs
-from stream_monitor.assembly import furnish, open_copy, open_source
+from stream_monitor.assembly import furnish, open_copy, open_source, settle
 from stream_monitor.checks import read_config
 from stream_monitor.cli.common import Commands, command, config_option
 from stream_monitor.config.model import Config, KafkaStore
@@ -63,6 +63,7 @@ def _run(arguments: argparse.Namespace) -> int:
             role=config.role,
             models=[f"{m.name} {m.version}".strip() for m in watched],
         )
+        settle()
         if source is not None:
             Monitor(
                 config=config,

@@ -1,8 +1,9 @@
 """All that happens to an event, beside what it takes to turn its bytes into columns at all.
 
-Ours is the service's own loop over payloads in memory: decoding, counting, every default method,
-windows, a commit to SQLite a second. The baseline is what any program has to do that wants columns:
-typed structs by msgspec, NumPy arrays of times, ids, numbers, codes, scores and predictions.
+Ours is the service's own loop over a file, or over payloads in memory in polls of any size:
+decoding, counting, every default method, windows, a commit to SQLite a second. The baseline is what
+any program has to do that wants columns: the file's bytes cut into lines, typed structs by msgspec,
+NumPy arrays of times, ids, numbers, codes, scores and predictions.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import cached_property
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,13 @@ import msgspec
 import numpy as np
 import orjson
 
-from stream_monitor.assembly import open_copy
+from stream_monitor.assembly import open_copy, settle
 from stream_monitor.config.model import Config
 from stream_monitor.monitor import Monitor
 from stream_monitor.schema import FloatArray
 from stream_monitor.sources.base import Places, Poll, Records
+from stream_monitor.sources.files import FilesSource
+from stream_monitor.sources.lines import BLOCK
 from stream_monitor.sources.several import LABELS, Several
 from stream_monitor.watch import watch
 from stream_monitor.watch_outcome import watch_outcomes
@@ -43,9 +47,12 @@ _NUMBERS = itertools.count()
 def measure(tell: Tell) -> Section:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
-        lines = []
+        what = f"the whole pipeline, a file of {EVENTS:,} events"
+        tell(what)
+        found = turns(bench.run_file, bench.spent_file, number=PAIRS, units=EVENTS)
+        lines = [_line(what, "bytes to columns, msgspec", *found, most=2.0)]
         for batch in BATCHES:
-            what = f"the whole pipeline, {batch:,} events a poll"
+            what = f"the same from memory, {batch:,} events a poll"
             tell(what)
             ours, theirs = turns(
                 lambda b=batch: bench.run(b),  # type: ignore[misc]
@@ -53,7 +60,7 @@ def measure(tell: Tell) -> Section:
                 number=PAIRS,
                 units=EVENTS,
             )
-            lines.append(_line(what, "bytes to columns, msgspec", ours, theirs, most=2.0))
+            lines.append(_line(what, "bytes to columns, msgspec", ours, theirs))
         tell("the parts")
         batch = BATCHES[1]
         for what, baseline, ours_call, theirs_call in (
@@ -194,6 +201,21 @@ class Memory:
         """Nothing is held."""
 
 
+class Ending:
+    """A file; sets ``ended`` once it has been read."""
+
+    def __init__(self, path: Path, ended: threading.Event) -> None:
+        self._files = FilesSource(str(path), max_record_size=2**20)
+        self._ended = ended
+        self.seek, self.pause, self.close = self._files.seek, self._files.pause, self._files.close
+
+    def poll(self, timeout_seconds: float) -> Poll:
+        poll = self._files.poll(timeout_seconds)
+        if poll.finished:
+            self._ended.set()
+        return poll
+
+
 class Bench:
     """Payloads, the reference, and a folder for state."""
 
@@ -202,6 +224,30 @@ class Bench:
         world.build(folder)
         self.payloads = world.events(events, 2, rate=RATE)
         self._labels = world.labels(events, 2, rate=RATE)
+
+    @cached_property
+    def file(self) -> Path:
+        """The payloads as lines."""
+        path = self._folder / "events.jsonl"
+        path.write_bytes(b"\n".join(self.payloads) + b"\n")
+        return path
+
+    def run_file(self) -> float:
+        """Seconds of the processor from the file's first byte to the commit of its last event."""
+        with self._monitor(lambda ended: Ending(self.file, ended), {}) as (monitor, ended):
+            began = time.process_time()
+            monitor.run(ended)
+            return time.process_time() - began
+
+    def spent_file(self) -> float:
+        """Seconds of the processor that it takes to turn the file into columns."""
+        began = time.process_time()
+        with self.file.open("rb") as file:
+            left = b""
+            while block := file.read(BLOCK):
+                *lines, left = (left + block).split(b"\n")
+                typed(lines)
+        return time.process_time() - began
 
     def spent(self, columns: Callable[[Sequence[bytes]], Any], batch: int) -> float:
         """Seconds of the processor that it takes to turn all payloads into columns."""
@@ -221,14 +267,20 @@ class Bench:
         if labels:
             sections["labels"] = {"maturities": ["1h"], "mapping": {"arrival": "label_time"}}
         some = self.payloads if payloads is None else payloads
-        with self._monitor(some, batch, sections) as (monitor, ended):
+        with self._monitor(lambda end: Memory(some, batch, end), sections, batch) as (
+            monitor,
+            ended,
+        ):
             began = time.process_time()
             monitor.run(ended)
             return time.process_time() - began
 
     @contextmanager
     def _monitor(
-        self, payloads: Sequence[bytes], batch: int, sections: dict[str, Any]
+        self,
+        make: Callable[[threading.Event], Any],
+        sections: dict[str, Any],
+        batch: int = 0,
     ) -> Iterator[tuple[Monitor, threading.Event]]:
         config = self.config(**sections)
         watched, windows = watch(config, "bench")
@@ -236,23 +288,22 @@ class Bench:
             config, watched, windows, "bench", folder=config.store.path.with_suffix(".ledgers")
         )
         ended, aside = threading.Event(), threading.Event()
-        source: Any = Memory(payloads, batch, ended)
+        source: Any = make(ended)
         if outcomes is not None:
             source = Several({"": source, LABELS: Memory(self._labels, batch, aside)})
         with ExitStack() as stack:
-            yield (
-                Monitor(
-                    config=config,
-                    watched=watched,
-                    windows=windows,
-                    source=source,
-                    store=open_copy(config, stack),
-                    board=Board(),
-                    step_timer=lambda _step: nullcontext(),
-                    outcomes=outcomes,
-                ),
-                ended,
+            monitor = Monitor(
+                config=config,
+                watched=watched,
+                windows=windows,
+                source=source,
+                store=open_copy(config, stack),
+                board=Board(),
+                step_timer=lambda _step: nullcontext(),
+                outcomes=outcomes,
             )
+            settle()
+            yield monitor, ended
 
     def config(self, **sections: Any) -> Config:
         """With a folder of its own for state."""

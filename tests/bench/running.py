@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from stream_monitor.assembly import furnish, open_copy, open_source
+from stream_monitor.assembly import furnish, open_copy, open_source, settle
 from stream_monitor.config.model import Config, KafkaStore
 from stream_monitor.expose.snapshot import Snapshot
 from stream_monitor.monitor import Monitor
@@ -52,6 +52,7 @@ class Loop:
                 board=self.board, step_timer=lambda _step: nullcontext(), outcomes=outcomes,
             )  # fmt: skip
             stack.callback(source.close)
+        settle()
 
     def ready(self) -> None:
         """Go round until there is a partition, and somebody to evaluate."""
