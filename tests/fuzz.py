@@ -486,6 +486,7 @@ _METRICS = (
     "events_total", "events_late_total", "events_expired_total", "events_rejected_total",
     "labels_total", "labels_without_prediction",
 )  # fmt: skip
+_LOST = "stream_monitor_records_lost_total"
 _PATIENCE = 120.0  # seconds without any progress
 
 
@@ -515,6 +516,7 @@ def fuzz_wire(
         ),
     )
     producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers)
+    refused: list[BaseException] = []
     sent, memory, state, counts = 0, [0, 0, 0], [0, 0, 0], Counter[str]()
     with Service(folder, config) as service:
         for part in range(3):
@@ -527,10 +529,12 @@ def fuzz_wire(
                 producer.send(
                     topic, payload, key=payload[:9] or None, headers=[("h", payload[-9:])],
                     partition=i % 2, timestamp_ms=millisecond,
-                )  # fmt: skip
+                ).add_errback(refused.append)  # fmt: skip
                 progress(1)
             producer.flush()
+            assert not refused, f"the broker refused {len(refused)} records: {refused[0]!r}"
             counts = _settled(service, sent)
+            assert not service.metric(_LOST), "records were deleted before they were read"
             memory[part] = int(service.metric("process_resident_memory_bytes"))
             state[part] = int(service.metric("stream_monitor_state_bytes"))
         producer.close()

@@ -36,6 +36,7 @@ _SETTINGS = {
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
     "group.initial.rebalance.delay.ms": "0",
     "auto.create.topics.enable": "false",
+    "log.retention.ms": "-1",  # tests write records of years ago
 }
 # of several brokers: that one is dead is noticed within seconds, and no record is lost by it
 _SEVERAL = {
