@@ -127,7 +127,8 @@ class Reject:
 
     ``payload`` is the event as it stands in a record that carries several, or an array of them,
     None where it is the whole record. ``count`` is how many events were refused: one, unless this
-    stands for many of a record of which each by itself would be too much to keep.
+    stands for many of a record of which each by itself would be too much to keep. ``more`` is how
+    many records beside its own it stands for.
     """
 
     record: int
@@ -135,6 +136,7 @@ class Reject:
     detail: str
     payload: bytes | None = None
     count: int = 1
+    more: int = 0
 
 
 @dataclass(slots=True)

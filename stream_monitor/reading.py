@@ -127,7 +127,7 @@ class Reading:
             log.warning("more events rejected", number=len(rejects) - _LOGGED)
         accepted, rejected = (n - b for n, b in zip(_counted(partition), before, strict=True))
         self._records += len(records)
-        self._spoilt += len({reject.record for reject in rejects})
+        self._spoilt += len({reject.record for reject in rejects}) + sum(r.more for r in rejects)
         self._events += accepted + rejected
         self._rejected += rejected
         if self._records >= _LAST:

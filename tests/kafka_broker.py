@@ -10,8 +10,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -67,9 +67,16 @@ def jars() -> Path:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return next(free_ports())
+
+
+def free_ports() -> Generator[int, None, None]:
+    """Ports that nobody has, each another one."""
+    with ExitStack() as stack:  # who gives one back might be given it again
+        while True:
+            probe = stack.enter_context(socket.socket())
+            probe.bind(("127.0.0.1", 0))
+            yield int(probe.getsockname()[1])
 
 
 class _Node:
@@ -150,8 +157,10 @@ class _Brokers:
         atexit.register(self.stop)
         protocols = {"PLAINTEXT": "PLAINTEXT"} | dict(listeners or {})
         ids = range(1, count + 1)
-        self._servers = {n: {name: f"127.0.0.1:{free_port()}" for name in protocols} for n in ids}
-        voters = {n: f"127.0.0.1:{free_port()}" for n in ids}
+        free = free_ports()
+        self._servers = {n: {name: f"127.0.0.1:{next(free)}" for name in protocols} for n in ids}
+        voters = {n: f"127.0.0.1:{next(free)}" for n in ids}
+        free.close()
         copies, least = str(count), str(count // 2 + 1)
         shared = _SETTINGS | {
             "controller.quorum.voters": ",".join(f"{n}@{voters[n]}" for n in ids),

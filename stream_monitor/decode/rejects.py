@@ -59,12 +59,15 @@ class Rejects:
         self._more: Counter[str] = Counter()
         self._form = Form.ARRAY
         self._records: dict[str, bytearray] = {}
+        self._beyond = 0  # records that came when there was no room for one of their own
 
     def add(self, reject: Reject, form: Form = Form.ARRAY) -> None:
         """One more; those of a record follow each other, and ``form`` is how they stand in it."""
         full = len(self._found) >= _MOST
         if reject.record != self._record:
-            if not full:
+            if full:
+                self._beyond += 1
+            else:
                 self._fold()
             self._alone.clear()
             self._record, self._form = reject.record, form
@@ -92,6 +95,7 @@ class Rejects:
             record = self._records.get(reason)
             payload = None if record is None else bytes(record) + self._form.value[-1]
             detail = f"and {number:,} more events {where}"
-            self._found.append(Reject(self._record, reason, detail, payload, number))
+            self._found.append(Reject(self._record, reason, detail, payload, number, self._beyond))
+            self._beyond = 0
         self._more.clear()
         self._records.clear()
