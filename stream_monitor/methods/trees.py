@@ -93,13 +93,17 @@ class Trees:
         right = np.empty(node.shape, dtype=np.bool_)
         for level in range(self.height):
             inner = slice((1 << level) - 1, (2 << level) - 1)
-            # indices are in range by construction; "clip" spares NumPy a buffered check
-            first = self.feature[:, inner].astype(np.intp).ravel() * n
-            np.take(first, node, out=index, mode="clip")
-            index += rows
-            np.take(values, index, out=value, mode="clip")
-            np.take(self.threshold[:, inner].ravel(), node, out=threshold, mode="clip")
-            np.greater_equal(value, threshold, out=right)
+            if not level:  # all rows come through the root: nothing is to be gathered
+                np.take(columns, self.feature[:, 0], axis=0, out=value, mode="clip")
+                np.greater_equal(value, self.threshold[:, inner], out=right)
+            else:
+                # indices are in range by construction; "clip" spares NumPy a buffered check
+                first = self.feature[:, inner].astype(np.intp).ravel() * n
+                np.take(first, node, out=index, mode="clip")
+                index += rows
+                np.take(values, index, out=value, mode="clip")
+                np.take(self.threshold[:, inner].ravel(), node, out=threshold, mode="clip")
+                np.greater_equal(value, threshold, out=right)
             if resolve is not None:
                 absent = np.isnan(value)
                 if absent.any():
