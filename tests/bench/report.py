@@ -15,7 +15,7 @@ from tests.bench.lines import Line, Section
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 DATA, PAGE, PICTURE = (DOCS / f"performance.{end}" for end in ("json", "md", "svg"))
-_ROW, _LEFT, _RIGHT, _TOP = 26, 430, 330, 40  # pixels
+_ROW, _LEFT, _RIGHT, _TOP = 26, 560, 330, 40  # pixels
 
 
 def read() -> dict[str, Section]:
@@ -100,7 +100,7 @@ def number(value: float) -> str:
 def _picture(lines: Sequence[Line]) -> str:
     """Each target at one place, and how far each ratio is from it; longer is better."""
     height = _TOP + _ROW * len(lines) + 10
-    width = _LEFT + _RIGHT + 90
+    width = _LEFT + _RIGHT + 150
     middle = _LEFT + _RIGHT / 2
     parts = [
         (
@@ -118,11 +118,13 @@ def _picture(lines: Sequence[Line]) -> str:
         better = aim / line.ratio if line.most is not None else line.ratio / aim
         length = min(max(better, 0.05), 2.0) * _RIGHT / 2
         colour = "#2e7d32" if line.met else "#c62828"
+        # a peer is the point of a gain beside it
+        name = f"{line.what}, {line.baseline}" if line.gain else line.what
         sign = "≤" if line.most is not None else "≥"
         parts += [
             (
                 f'<text x="{_LEFT - 8}" y="{y + 12}" text-anchor="end" fill="#111">'
-                f"{escape(line.what)}</text>"
+                f"{escape(name)}</text>"
             ),
             (
                 f'<rect x="{_LEFT}" y="{y}" width="{length:.0f}" height="16" fill="{colour}" '
