@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError
 
+from stream_monitor.store.kafka.topics import Topic, Topics
 from tests.kafka_broker import KafkaCluster, create_topic
 
 
@@ -65,3 +69,22 @@ def test_a_coordinator_that_is_terminated_hands_its_groups_over(
         assert kafka_cluster.coordinator_of("a group") != node
     finally:
         kafka_cluster.restart(node)
+
+
+def test_replicas_that_start_together_agree_on_the_topics(kafka_cluster: KafkaCluster) -> None:
+    """Whoever is not the first to make them is told of them before all brokers know."""
+
+    def make(topics: Topics) -> int | str:
+        try:
+            return topics.make({"bootstrap_servers": kafka_cluster.bootstrap_servers})
+        except KafkaError:
+            return "again"  # as the service does
+
+    for _ in range(4):
+        prefix = f"together-{time.time_ns()}"
+        kinds = {"state": 4, "control": 1, "results": 1, "dead-letters": 1, "joins": 3}
+        topics = Topics(*(Topic(f"{prefix}-{n}", p, {}, "{there}") for n, p in kinds.items()))
+        with ThreadPoolExecutor(6) as pool:
+            found = [*pool.map(make, [topics] * 6)]
+        assert set(found) <= {4, "again"}
+        assert make(topics) == 4

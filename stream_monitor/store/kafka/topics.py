@@ -25,7 +25,7 @@ from typing import Any
 import structlog
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
-from kafka.errors import TopicAlreadyExistsError
+from kafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError
 
 from stream_monitor.config.model import Config, KafkaLabels, KafkaSource, KafkaStore
 from stream_monitor.config.units import SECOND
@@ -149,6 +149,8 @@ class Topics:
             admin.close()
         for topic in self:
             found = known[topic.name]
+            if not found:  # another replica has just made it, and a broker has not heard of it
+                raise UnknownTopicOrPartitionError(f"{topic.name} has no partitions yet")
             if topic.fixed and found != topic.partitions:
                 remedy = topic.fixed.format(there=found)
                 raise UnusableError(
@@ -164,7 +166,7 @@ def _make(admin: Any, topic: Topic) -> None:
         admin.create_topics([new])
         log.info("topic made", topic=topic.name, partitions=topic.partitions)
     except TopicAlreadyExistsError:
-        return  # another replica was faster
+        pass  # another replica was faster
     admin.wait_for_topics([topic.name])
 
 
