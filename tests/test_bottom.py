@@ -410,3 +410,17 @@ def test_too_short_a_history_has_no_limit() -> None:
         Volume.of([1, 2, -3, 4, 5]).limit(0.01)
     with pytest.raises(ValueError, match="at least two"):
         scale(np.ones(1))
+
+
+@given(
+    first=st.lists(st.integers(0, 30), max_size=60),
+    then=st.lists(st.integers(0, 30), min_size=1, max_size=60),
+    limit=st.integers(2, 12),
+)
+def test_what_is_left_out_beside_another_cannot_matter(
+    first: list[int], then: list[int], limit: int
+) -> None:
+    before, after = (np.array([some, some[::-1]], dtype=np.uint64) for some in (first, then))
+    known = Bottom.of(before, limit)
+    whole = Bottom.of(np.concatenate([before, after], axis=1), limit)
+    assert known.merged(Bottom.of(after, limit, known)).to_bytes() == whole.to_bytes()
