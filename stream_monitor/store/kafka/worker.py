@@ -129,8 +129,9 @@ class WorkerStore:
         return {name: found.get(name) for name in names}
 
     def _read(self, names: Sequence[str]) -> dict[str, PartitionState]:
-        places = sorted({place_of(name, self._count) for name in names})
-        wanted = set(names)
+        # what lies elsewhere was written when the topic had another number of partitions
+        homes = {name: place_of(name, self._count) for name in names}
+        places = sorted(set(homes.values()))
         pieces = Pieces()
         chunks: dict[str, dict[ChunkKey, bytes]] = defaultdict(dict)
         heads: dict[str, Head] = {}
@@ -146,7 +147,7 @@ class WorkerStore:
                     with ours(record):
                         whole = pieces.take(record.key, record.value)
                         name, kind, *rest = msgspec.json.decode(record.key)[:-1]
-                        if name not in wanted:
+                        if homes.get(name) != record.partition:
                             continue
                         if kind == HEAD:
                             if whole is not None:
