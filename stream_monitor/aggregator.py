@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from stream_monitor.alerts.judge import Judge
+from stream_monitor.alerts.judge import Judge, prepare
 from stream_monitor.closing import Awaited, Closing
 from stream_monitor.config.model import Config, KafkaStore
 from stream_monitor.errors import StoreError, UnusableError
@@ -190,11 +190,8 @@ class Aggregator:
         return self._evaluation.view()
 
     def prepare(self) -> bool:
-        """Work out thresholds that will be needed; whether there was something to do."""
-        if self._evaluation is None:
-            return False
-        busy = [judge.prepare() for judge in self._evaluation.judges.values()]
-        return any(busy)
+        """For a moment, work out thresholds that will be needed; False if all were there."""
+        return self._evaluation is not None and prepare(self._evaluation.judges.values())
 
     def close(self) -> None:
         """Commit and leave."""

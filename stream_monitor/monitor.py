@@ -17,6 +17,7 @@ from typing import Protocol
 import structlog
 
 from stream_monitor import __version__
+from stream_monitor.alerts.judge import prepare
 from stream_monitor.config.model import (
     Config,
     FilesSource,
@@ -88,7 +89,7 @@ class Monitor:
         self._judges = judges
         self._views = Views(watched, windows, config.windows, maturities[1:])
         self._results: list[WindowResult] = []
-        self._ready = self._dirty = self._stuck = False
+        self._ready = self._dirty = self._stuck = self._preparing = False
         self._waiting: dict[str, None] = {}  # partitions that are ours and not begun yet
         self._committed = self._shown = 0.0
         self._last_commit = self._commit_failures = 0
@@ -128,7 +129,7 @@ class Monitor:
     def round(self) -> None:
         """Poll once and do everything that follows from it."""
         reading = self._reading
-        poll = reading.poll(_POLL_SECONDS)
+        poll = reading.poll(0.0 if self._preparing else _POLL_SECONDS)
         self._reassign(poll)
         reading.take(poll)
         self._dirty |= bool(poll.records)
@@ -151,9 +152,9 @@ class Monitor:
             self.show()
         elif now - self._shown >= _SHOW_SECONDS:
             self.show()
-        if not poll.records:
-            # a first threshold takes long; while nothing else is to do there is time for it
-            self._dirty |= any(judge.prepare() for judge in self._judges.values())
+        # while nothing else is to do there is time for thresholds
+        self._preparing = not poll.records and prepare(self._judges.values())
+        self._dirty |= self._preparing
         if poll.finished and not poll.records:
             if self._dirty:
                 self._commit()

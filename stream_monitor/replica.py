@@ -36,6 +36,7 @@ class Replica:
             __version__, self._source_name, single_instance=False, active=False, role=config.role
         )
         self._last = Snapshot(nothing)
+        self._preparing = False
         self._stop: threading.Event | None = None
         self.worker: Worker | None = None
         self.aggregator: Aggregator | None = None
@@ -71,9 +72,8 @@ class Replica:
             busy = self.worker.round(0.0 if self.aggregator is not None else _POLL_SECONDS)
         self.beat()
         if self.aggregator is not None:
-            self.aggregator.round(0.0 if busy else _POLL_SECONDS)
-            if not busy:
-                self.aggregator.prepare()
+            self.aggregator.round(0.0 if busy or self._preparing else _POLL_SECONDS)
+            self._preparing = not busy and self.aggregator.prepare()
         if time.monotonic() - self._shown > _SHOW_SECONDS:
             self.show()
 

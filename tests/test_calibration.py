@@ -319,6 +319,25 @@ def test_replicas_agree_and_a_restart_computes_nothing_anew() -> None:
     assert restarted.nulls("x", 130)[1]["psi"].upper(1e-5) == nulls["psi"].upper(1e-5)
 
 
+@pytest.mark.parametrize("steps", [1, 5, None])
+def test_thresholds_in_steps_and_at_once_are_the_same(steps: int | None) -> None:
+    """A step is short, whatever else is prepared or asked for in between."""
+    cells = cells_of(np.random.default_rng(9).normal(size=500), name="x")
+    other = cells_of(np.random.default_rng(10).normal(size=500), name="y")
+    _, expected = calibration_of(cells, other).nulls("x", 2_000)
+    calibration = calibration_of(cells, other)
+    done = 0
+    while calibration.prepare("x", 2_000) and done != steps:
+        done += 1
+    assert bool(calibration.arrays()) == (steps is None)
+    assert done > 20 or done == steps
+    calibration.prepare("y", 2_000)
+    _, found = calibration.nulls("x", 2_000)
+    for metric, null in expected.items():
+        np.testing.assert_array_equal(found[metric].quantiles, null.quantiles)
+    assert calibration.prepare("x", 2_000) is False
+
+
 def test_a_reference_without_values_has_no_threshold() -> None:
     cells = cells_of(np.array([np.nan, np.nan]), name="x")
     calibration = calibration_of(cells)

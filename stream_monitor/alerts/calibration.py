@@ -17,7 +17,7 @@ The rate is stated for a *family*, all columns and methods of a window together:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -34,8 +34,8 @@ _TAIL = 0.05  # share of the replicates that the tail is fitted to
 _EMPIRICAL = 0.01  # down to this level a quantile is not below the replicates' own
 _MODERATE = (0.05, 0.02, 0.01)  # levels at which the effective number of tests is measured
 _STEPS = 4  # grid points a decade of rows
-_MODEL = 1  # raise it when resampling changes, so that saved thresholds are computed anew
-_BATCH = 2_000_000  # cells of windows in memory at once
+_MODEL = 2  # raise it when resampling changes, so that saved thresholds are computed anew
+_BATCH = 50_000  # cells of windows at once: some ten milliseconds, in the processor's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +185,7 @@ class Calibration:
             self._methods.setdefault(column, {})[metric] = bound
         self._column_level = sidak(false_alarms, max(len(self._methods), 1))
         self._arrays: dict[str, FloatArray] = dict(saved or {})
+        self._begun: tuple[str, Iterator[None]] = ("", iter(()))  # a grid point, and the rest of it
 
     def nulls(self, column: str, rows: int) -> tuple[float, dict[str, Null]]:
         """The level of each of a column's methods, and their null distributions.
@@ -208,11 +209,11 @@ class Calibration:
         return level, nulls
 
     def prepare(self, column: str, rows: int) -> bool:
-        """Compute one grid point that :meth:`nulls` would need; False where none is lacking."""
+        """Do a step of what :meth:`nulls` would need; False where nothing is lacking."""
         reference = int(self._cells[column].values.sum())
         for point in dict.fromkeys(self._around(rows, reference)[:2]) if reference else ():
             if self._key(column, point) not in self._arrays:
-                self._point(column, point)
+                next(self._resampling(column, point), None)
                 return True
         return False
 
@@ -240,22 +241,34 @@ class Calibration:
 
     def _point(self, column: str, rows: int) -> _Point:
         key = self._key(column, rows)
-        found = self._arrays.get(key)
-        if found is None:
-            # one array a grid point: the quantiles, and in one more row the effective tests
-            found = self._arrays[key] = self._resample(column, rows)
+        if key not in self._arrays:
+            for _ in self._resampling(column, rows):
+                pass
+        found = self._arrays[key]
         return _Point(found[:-1], float(found[-1, 0]))
 
     def _key(self, column: str, rows: int) -> str:
         return f"{_MODEL}/{column}/{rows}/{'+'.join(self._methods[column])}"
 
-    def _resample(self, column: str, rows: int) -> FloatArray:
+    def _resampling(self, column: str, rows: int) -> Iterator[None]:
+        """The steps to a grid point, or what is left of them."""
+        key = self._key(column, rows)
+        if self._begun[0] != key:
+            self._begun = key, self._resample(column, rows)
+        return self._begun[1]
+
+    def _resample(self, column: str, rows: int) -> Iterator[None]:
+        """Compute a grid point, step by step."""
         methods = self._methods[column]
         seed = blake2b(f"{column}\0{rows}".encode(), digest_size=16).digest()
         rng = np.random.Generator(np.random.PCG64(int.from_bytes(seed)))
         found = np.full((len(methods) + 1, len(LEVELS)), np.nan)
         for sampler in samplers(self._cells[column], rows):
-            statistics = self._statistics(column, sampler, rng)
+            parts = []
+            for part in self._statistics(column, sampler, rng):
+                parts.append(part)
+                yield
+            statistics = np.concatenate(parts, axis=1)
             quantiles = [
                 null_quantiles(values, self._powers[metric])
                 for metric, values in zip(methods, statistics, strict=True)
@@ -263,14 +276,15 @@ class Calibration:
             tests = np.full(len(LEVELS), effective_tests(statistics))
             # the higher where there are two ways to resample
             found = np.fmax(found, np.vstack([*quantiles, tests]))
-        return found
+        # one array a grid point: the quantiles, and in one more row the effective tests
+        self._arrays[self._key(column, rows)] = found
 
-    def _statistics(self, column: str, sampler: Sampler, rng: np.random.Generator) -> FloatArray:
-        """float64[M, replicates], in batches that keep memory small."""
+    def _statistics(
+        self, column: str, sampler: Sampler, rng: np.random.Generator
+    ) -> Iterator[FloatArray]:
+        """float64[M, some], batch by batch: as many in all as there are replicates."""
         methods = self._methods[column].values()
         batch = max(_BATCH // self._cells[column].size, 1)
-        parts = []
         for start in range(0, self._replicates, batch):
             reference, windows = sampler(min(batch, self._replicates - start), rng)
-            parts.append(np.stack([m.distance(reference, windows) for m in methods]))
-        return np.concatenate(parts, axis=1)
+            yield np.stack([m.distance(reference, windows) for m in methods])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 
 from stream_monitor.alerts.calibrated import CalibratedLimits
 from stream_monitor.alerts.calibration import sidak
@@ -15,6 +16,8 @@ from stream_monitor.methods.evaluate import Evaluator
 from stream_monitor.panes.layout import Counted
 from stream_monitor.reference.profile import Part
 from stream_monitor.values import Value
+
+_PREPARE_SECONDS = 0.03
 
 
 def limits_of(
@@ -81,7 +84,7 @@ class Judge:
         )
 
     def prepare(self) -> bool:
-        """Work out some of the limits that the window that fills will need; False if all are."""
+        """Do a step towards limits that the window that fills will need; False if all are there."""
         return self.limits.prepare(self._seen)
 
     def _value(self, m: Measured, limit: Limit, *, judged: bool) -> Value:
@@ -102,6 +105,19 @@ class Judge:
             limit.upper,
             limit.alert(m.value) if judged else None,
         )
+
+
+def prepare(judges: Collection[Judge]) -> bool:
+    """For a moment, work out limits that will be needed; False if all were there.
+
+    A first threshold takes a quarter of a second, which nothing else should wait for.
+    """
+    end, busy = time.monotonic() + _PREPARE_SECONDS, False
+    while any(judge.prepare() for judge in judges):
+        busy = True
+        if time.monotonic() >= end:
+            break
+    return busy
 
 
 def _fits(override: ThresholdOverride, m: Measured) -> bool:

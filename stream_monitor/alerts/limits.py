@@ -49,7 +49,7 @@ class Limits(Protocol):
         """The limit of each value of a window; ``history`` holds the rows of windows before it."""
 
     def prepare(self, measured: Sequence[Measured]) -> bool:
-        """Do a little of what limits for values like these need, some 0.2 s; False if all is there.
+        """Do a little of what limits for values like these need, some 10 ms; False if all is there.
 
         What was not prepared is computed when it is asked for.
         """
