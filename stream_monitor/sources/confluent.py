@@ -27,9 +27,10 @@ from stream_monitor.sources.kafka_options import connection_options, librdkafka_
 from stream_monitor.sources.kafka_runs import Headers, records_of
 
 _DEFAULTS = {
-    "fetch.max.bytes": 8 * 2**20,
-    "max.partition.fetch.bytes": 4 * 2**20,
+    "fetch.max.bytes": 4 * 2**20,
+    "max.partition.fetch.bytes": 2 * 2**20,
     "queued.max.messages.kbytes": 16 * 2**10,  # what is fetched ahead, of all partitions
+    "fetch.queue.backoff.ms": 10,  # where that is full it would fetch nothing for a second
     "topic.metadata.refresh.interval.ms": 10_000,  # partitions that are added are read soon
     "max.poll.interval.ms": 900_000,  # a large state takes long to restore
     # who keeps a partition through a rebalance goes on reading it meanwhile

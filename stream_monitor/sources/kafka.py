@@ -39,8 +39,8 @@ from stream_monitor.sources.kafka_runs import records_of
 # rest of a fetch again that max_poll_records cut while its partition was paused.
 _DEFAULTS = {
     "max_poll_records": 10_000_000,
-    "fetch_max_bytes": 8 * 2**20,
-    "max_partition_fetch_bytes": 4 * 2**20,  # large runs cost less an event
+    "fetch_max_bytes": 4 * 2**20,
+    "max_partition_fetch_bytes": 2 * 2**20,  # large runs cost less an event, and more memory
     "metadata_max_age_ms": 10_000,  # partitions that are added are read soon
     "max_poll_interval_ms": 900_000,  # a large state takes long to restore
     # within a session brokers say nothing of a partition that has not changed, not even to who had
