@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +56,17 @@ class Trees:
 
     feature: NDArray[np.int32]
     threshold: FloatArray
+    # by level, as a walk needs them: where a node's feature begins in CHUNK values of each, and
+    # its threshold
+    _cuts: list[tuple[IntArray, FloatArray]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        cuts = []
+        for level in range(self.height):
+            inner = slice((1 << level) - 1, (2 << level) - 1)
+            begins = self.feature[:, inner].ravel().astype(np.intp) * CHUNK
+            cuts.append((begins, self.threshold[:, inner].ravel()))
+        object.__setattr__(self, "_cuts", cuts)
 
     @property
     def number(self) -> int:
@@ -76,7 +87,7 @@ class Trees:
         Parameters
         ----------
         columns : float64[F, n]
-            One row a feature, C-contiguous. ±inf is compared as any number.
+            One row a feature, of at most ``CHUNK`` values. ±inf is compared as any number.
         resolve
             Decides where NaN goes; without it a NaN goes left.
 
@@ -85,24 +96,25 @@ class Trees:
         intp[T, n]: numbers of leaves, ``0 … leaf_count - 1``.
         """
         n = columns.shape[1]
-        values, rows = columns.ravel(), np.arange(n)
+        rows = np.arange(n)
+        spread = np.empty((len(columns), CHUNK))
+        spread[:, :n] = columns
+        values = spread.ravel()
         node = np.empty((self.number, n), dtype=np.intp)
         node[:] = np.arange(self.number)[:, None]
         index = np.empty_like(node)
         value, threshold = np.empty(node.shape), np.empty(node.shape)
         right = np.empty(node.shape, dtype=np.bool_)
-        for level in range(self.height):
-            inner = slice((1 << level) - 1, (2 << level) - 1)
+        for level, (begins, thresholds) in enumerate(self._cuts):
             if not level:  # all rows come through the root: nothing is to be gathered
                 np.take(columns, self.feature[:, 0], axis=0, out=value, mode="clip")
-                np.greater_equal(value, self.threshold[:, inner], out=right)
+                np.greater_equal(value, thresholds[:, None], out=right)
             else:
                 # indices are in range by construction; "clip" spares NumPy a buffered check
-                first = self.feature[:, inner].astype(np.intp).ravel() * n
-                np.take(first, node, out=index, mode="clip")
+                np.take(begins, node, out=index, mode="clip")
                 index += rows
                 np.take(values, index, out=value, mode="clip")
-                np.take(self.threshold[:, inner].ravel(), node, out=threshold, mode="clip")
+                np.take(thresholds, node, out=threshold, mode="clip")
                 np.greater_equal(value, threshold, out=right)
             if resolve is not None:
                 absent = np.isnan(value)
