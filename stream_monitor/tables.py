@@ -182,6 +182,7 @@ def flattened(table: Any) -> dict[str, Any]:
     while any(pa.types.is_struct(field.type) for field in table.schema):
         table = table.flatten()
     return {
-        name: column.combine_chunks()
+        # one that is in one piece would be copied all the same
+        name: column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         for name, column in zip(table.column_names, table.columns, strict=True)
     }

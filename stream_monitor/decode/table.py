@@ -103,7 +103,7 @@ class TableDecoder:
     def batches(self, chunk: Chunk, placed: Placement) -> Iterator[tuple[int, ColumnBatch]]:
         """The usable rows of each model, by its index."""
         columns = source_columns(self._mapping, list(chunk.columns))
-        for index in np.unique(placed.target[placed.target >= 0]).tolist():
+        for index in np.flatnonzero(np.bincount(placed.target[placed.target >= 0])).tolist():
             batch = self._batch(chunk, self._targets[index], columns, placed)
             rows = np.flatnonzero(placed.target == index)
             yield index, batch if len(rows) == chunk.rows else batch.take(rows)
