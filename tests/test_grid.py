@@ -76,6 +76,15 @@ def test_codes_are_those_of_binary_search(
     assert (found(columns, numbers) == searched(columns, numbers)).all()
 
 
+@pytest.mark.parametrize("number", [10, 512, 513, 3_300, 20_000])
+def test_any_number_of_edges(number: int) -> None:
+    rng = np.random.default_rng(number)
+    edges = np.sort(rng.normal(size=number))
+    columns = [(cells(edges, np.ones(number + 1)), 7)]
+    numbers = np.concatenate([edges, np.nextafter(edges, -np.inf), rng.normal(size=5_000)])[None]
+    assert (found(columns, numbers) == searched(columns, numbers)).all()
+
+
 @pytest.mark.parametrize("rows", [0, 1, 2_047, 2_049, 10_000])
 def test_any_number_of_rows(rows: int) -> None:
     rng = np.random.default_rng(1)

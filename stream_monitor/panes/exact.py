@@ -56,6 +56,12 @@ def grouped(values: FloatArray, group: IntArray, groups: int) -> IntArray:
     if groups == 1:
         total: IntArray = values.sum(axis=1)[np.newaxis].astype(np.int64)
         return total
+    change = np.diff(group)
+    if len(group) and (change >= 0).all():  # as where events come in the order of their windows
+        starts = np.concatenate([[0], np.flatnonzero(change) + 1])
+        found = np.zeros((groups, len(values)), dtype=np.int64)
+        found[group[starts]] = np.add.reduceat(values, starts, axis=1).T
+        return found
     found = np.empty((groups, len(values)), dtype=np.int64)
     for column, row in enumerate(values):
         found[:, column] = np.bincount(group, row, groups)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from stream_monitor.cells import Cells, codes_of
 from stream_monitor.schema import FloatArray, IntArray
 
-_STEPS = 1024
+_LEAST_STEPS, _MOST_STEPS = 2**10, 2**14  # of a column: two an edge, for they lie unevenly
 _MOST = 3  # edges in a step; columns with more are searched
 _TAIL = 0.005  # of the reference's values, at each end, may lie outside
 _ROWS = 2048  # at once: what is in use stays in the second-level cache
@@ -32,19 +32,22 @@ class Grid:
 
     def __init__(self, columns: Sequence[tuple[Cells, int]]) -> None:
         self._columns = list(columns)
-        ranges = [_middle(cells) for cells, _ in columns]
+        longest = max((len(cells.edges) for cells, _ in columns), default=0)
+        steps = min(max(1 << (2 * longest).bit_length(), _LEAST_STEPS), _MOST_STEPS)
+        self._last = steps - 1
+        ranges = [_middle(cells, steps) for cells, _ in columns]
         self._rows = [i for i, found in enumerate(ranges) if found is not None]
         self._searched = [i for i, found in enumerate(ranges) if found is None]
         known = [found for found in ranges if found is not None]
         self._low = np.array([[low] for low, _ in known]).reshape(-1, 1)
         self._scale = np.array([[scale] for _, scale in known]).reshape(-1, 1)
-        self._first = np.arange(len(known))[:, np.newaxis] * _STEPS
-        below = np.empty((len(known), _STEPS), dtype=np.intp)
+        self._first = np.arange(len(known))[:, np.newaxis] * steps
+        below = np.empty((len(known), steps), dtype=np.intp)
         edges, self._most, end = [np.empty(0)], 0, 0
         self._shift = np.empty((len(known), 1), dtype=np.intp)
         for place, i in enumerate(self._rows):
             cells, start = columns[i]
-            inside = _inside(cells.edges, *known[place])
+            inside = _inside(cells.edges, *known[place], steps)
             below[place] = np.cumsum(inside) - inside + end
             self._most = max(self._most, int(inside[1:-1].max()))
             self._shift[place] = start - end
@@ -82,9 +85,9 @@ class Grid:
             step = values - self._low
             step *= self._scale
         np.fmax(step, 0, out=step)  # NaN, too
-        np.fmin(step, _STEPS - 1, out=step)
+        np.fmin(step, self._last, out=step)
         place = step.astype(np.intp)
-        outside = (place == 0) | (place == _STEPS - 1)
+        outside = (place == 0) | (place == self._last)
         place += self._first
         # indices are in range by construction; "clip" spares NumPy a buffered check
         code = self._below.take(place, mode="clip")
@@ -120,7 +123,7 @@ def _keys(rows: IntArray, values: FloatArray) -> NDArray[np.complex128]:
     return keys
 
 
-def _middle(cells: Cells) -> tuple[float, float] | None:
+def _middle(cells: Cells, steps: int) -> tuple[float, float] | None:
     """Where the steps begin, and steps per unit; None where they would be of no use."""
     edges, counts = cells.edges, cells.values
     total = int(counts.sum())
@@ -130,14 +133,14 @@ def _middle(cells: Cells) -> tuple[float, float] | None:
     ends = np.searchsorted(part, (_TAIL, 1 - _TAIL)).clip(0, len(edges) - 1)
     low, high = edges[ends].tolist()
     with np.errstate(over="ignore", divide="ignore"):
-        scale = float(_STEPS / np.float64(high - low))
+        scale = float(steps / np.float64(high - low))
     if not (high > low and np.isfinite(scale)):
         return None
-    return (low, scale) if _inside(edges, low, scale)[1:-1].max() <= _MOST else None
+    return (low, scale) if _inside(edges, low, scale, steps)[1:-1].max() <= _MOST else None
 
 
-def _inside(edges: FloatArray, low: float, scale: float) -> IntArray:
+def _inside(edges: FloatArray, low: float, scale: float, steps: int) -> IntArray:
     """How many edges lie in each step, int64[steps]; those outside are in the first and last."""
     with np.errstate(over="ignore"):
-        step = np.fmin(np.fmax((edges - low) * scale, 0), _STEPS - 1)
-    return np.bincount(step.astype(np.intp), minlength=_STEPS)
+        step = np.fmin(np.fmax((edges - low) * scale, 0), steps - 1)
+    return np.bincount(step.astype(np.intp), minlength=steps)

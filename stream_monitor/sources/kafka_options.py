@@ -12,8 +12,6 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from kafka import KafkaConsumer
-
 from stream_monitor.config.secrets import masked
 from stream_monitor.errors import SourceError
 
@@ -88,6 +86,8 @@ def client_problems(
 
 
 def _of_kafka_python(key: str, _value: object) -> str | None:
+    from kafka import KafkaConsumer  # noqa: PLC0415 - most commands need no Kafka
+
     name = _name(key)
     if _plain(name) in _SECRETS or name in KafkaConsumer.DEFAULT_CONFIG:
         return None
