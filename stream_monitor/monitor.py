@@ -152,8 +152,9 @@ class Monitor:
             self.show()
         elif now - self._shown >= _SHOW_SECONDS:
             self.show()
-        # while nothing else is to do there is time for thresholds
-        self._preparing = not poll.records and prepare(self._judges.values())
+        # while nothing waits to be read there is time for thresholds
+        idle = not poll.records or not reading.behind
+        self._preparing = idle and prepare(self._judges.values())
         self._dirty |= self._preparing
         if poll.finished and not poll.records:
             if self._dirty:

@@ -73,6 +73,8 @@ class Replica:
         self.beat()
         if self.aggregator is not None:
             self.aggregator.round(0.0 if busy or self._preparing else _POLL_SECONDS)
+            # while nothing waits to be read there is time for thresholds
+            busy = busy and self.worker is not None and self.worker.behind
             self._preparing = not busy and self.aggregator.prepare()
         if time.monotonic() - self._shown > _SHOW_SECONDS:
             self.show()

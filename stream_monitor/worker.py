@@ -84,6 +84,10 @@ class Worker:
         return self._reading.lag
 
     @property
+    def behind(self) -> bool:
+        return self._reading.behind
+
+    @property
     def intake(self) -> Intake:
         return self._intake
 
