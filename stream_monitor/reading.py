@@ -20,7 +20,7 @@ from stream_monitor.watch import max_ahead
 
 RECORDS, BYTES, LOST = "records", "bytes", "lost"
 _LOGGED = 10  # rejects of a run of records that are logged one by one
-_FEW = 1_000  # records of a poll; more of a file tell that there is a backlog
+_FEW = 1_000  # events of a poll; more of a file tell that there is a backlog
 _LAST = 10_000  # records that the share of rejected ones is of
 
 log = structlog.get_logger()
@@ -57,13 +57,14 @@ class Reading:
         self.at_end: frozenset[str] = frozenset()
         self.ends: Mapping[str, int] = {}
         self.lag: dict[str, int] = {}
-        self.finished = self._much = False
+        self.finished = False
+        self._came = 0  # events since the last poll
 
     @property
     def behind(self) -> bool:
         """Whether more waits to be read than what came last; where nobody knows, that was much."""
         unread = self.intake.partitions.keys() - self.at_end
-        return any(name in self.lag or self._much for name in unread)
+        return any(name in self.lag or self._came > _FEW for name in unread)
 
     def poll(self, seconds: float) -> Poll:
         """Ask the source; what is assigned and revoked is for the caller to see to."""
@@ -71,7 +72,7 @@ class Reading:
             poll = self.source.poll(seconds)
         self.at_end, self.ends, self.finished = poll.at_end, poll.ends, poll.finished
         self.lag = dict(poll.lag)
-        self._much = sum(map(len, poll.records)) > _FEW
+        self._came = 0
         return poll
 
     def begin(self, names: Iterable[str]) -> None:
@@ -137,6 +138,7 @@ class Reading:
         self._records += len(records)
         self._spoilt += len({reject.record for reject in rejects}) + sum(r.more for r in rejects)
         self._events += accepted + rejected
+        self._came += accepted + rejected
         self._rejected += rejected
         if self._records >= _LAST:
             self._guard(rejects, records)

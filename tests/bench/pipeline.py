@@ -189,7 +189,7 @@ class Memory:
             np.full(len(some), stamp, dtype=np.int64),
             np.array(numbers, dtype=np.int64),
         )
-        return Poll(records=[records])
+        return Poll(records=[records], lag={"memory": len(self._payloads) - self._next})
 
     def seek(self, partition: str, position: str | None) -> str:  # noqa: ARG002 - there is but one
         return position or "0"
