@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stream_monitor.cells import Cells, Summary
+from stream_monitor.methods.binning import sorted_quantiles
 from stream_monitor.schema import FloatArray, IntArray
 
 BARS = 40
@@ -78,7 +79,7 @@ def _bounds(cells: Cells, summary: Summary) -> tuple[FloatArray, list[str]]:
         bounds = np.concatenate([distinct[:1], middle, np.nextafter(distinct[-1:], np.inf)])
         names = [_text(value) for value in distinct]
         return bounds, [f"< {names[0]}", *names, f"> {names[-1]}"]
-    low, high = np.quantile(summary.sample, [0.001, 0.999], method="inverted_cdf")
+    low, high = sorted_quantiles(summary.sample, np.array([0.001, 0.999]))
     if low == high:
         low, high = summary.minimum, summary.maximum
     if low == high:
