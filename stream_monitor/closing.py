@@ -61,6 +61,8 @@ class Closing:
         self._joins = joins
         self._sharded = sharded
         self.awaited = Awaited()
+        # counters of partitions that were let go, so that no counter falls while the process lives
+        self.departed: dict[str, Mapping[str, Counter[str]]] = {}
         at_once = [d for d in config.detectors if outcomes is None or not of_labels(d)]
         self.publisher = Publisher(watched, windows, partitions, at_once, explained=explained)
         self.matured: Matured | None = None
@@ -132,11 +134,12 @@ class Closing:
         return max((p.progress for p in every if p.progress is not None), default=0)
 
     def tally(self, what: str) -> Counter[str]:
-        """A counter over all partitions."""
+        """A counter over all partitions, those that were let go included."""
         total: Counter[str] = Counter()
         joined = (join.partition for join in self._joins.values())
-        for partition in (*self._partitions.values(), *self._label_partitions.values(), *joined):
-            total.update(partition.counters.get(what, {}))
+        every = (*self._partitions.values(), *self._label_partitions.values(), *joined)
+        for counters in (*(p.counters for p in every), *self.departed.values()):
+            total.update(counters.get(what, {}))
         return total
 
 

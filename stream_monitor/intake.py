@@ -95,6 +95,7 @@ class Intake:
         ``joins`` have their ledgers already; those that are missing are there from the start.
         """
         for name, state in states.items():
+            self._pipeline.closing.departed.pop(name, None)
             join = self._pipeline.joins.get(name) if joins is None else joins.get(name)
             if join is not None and self._outcomes is not None:
                 join.resume(_restored(name, state, self._outcomes.shapes()))
@@ -107,7 +108,9 @@ class Intake:
                 self._pipeline.partitions[name] = partition
 
     def revoke(self, name: str) -> None:
-        """Let go of a partition."""
+        """Let go of a partition; what it has counted is told still."""
+        if (partition := self.partitions.get(name)) is not None:
+            self._pipeline.closing.departed[name] = partition.counters
         for held in (
             self._pipeline.partitions, self._pipeline.label_partitions, self._pipeline.joins
         ):  # fmt: skip

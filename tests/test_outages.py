@@ -20,6 +20,7 @@ import msgspec
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewPartitions
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
 from stream_monitor.store.kafka.pieces import cut
 from stream_monitor.store.kafka.topics import place_of
@@ -184,9 +185,11 @@ def healthy(*services: Service) -> Iterator[None]:
 
     looking = threading.Thread(target=look)
     looking.start()
-    yield
-    ended.set()
-    looking.join()
+    try:
+        yield
+    finally:  # before the services end, which would be one more failure
+        ended.set()
+        looking.join()
     assert not told, told[0][-3_000:]
 
 
@@ -253,6 +256,37 @@ def test_brokers_that_hang_do_not_make_the_service_hang(
             missing.make()
             missing.write(100)
             missing.counted(services[2])
+
+
+def test_what_is_counted_stays_so_while_another_has_a_partition(stage: Stage) -> None:
+    """Prometheus takes a counter that falls for one that began anew, and adds all of it again."""
+    service = stage.service("sqlite")
+    seen = list[int]()
+
+    def partitions(number: int) -> bool:
+        seen.append(service.accepted())
+        return service.metric("stream_monitor_assigned_partitions") == number
+
+    with service:
+        stage.write()
+        stage.counted(service)
+        other = KafkaConsumer(
+            stage.topic,
+            bootstrap_servers=stage.servers,
+            group_id=stage.group("sqlite"),
+            partition_assignment_strategy=[CooperativeStickyAssignor],
+        )
+
+        def taken(number: int) -> bool:
+            other.poll(timeout_ms=200)
+            return partitions(number)
+
+        service.wait_for("another to have a partition", lambda: taken(1))
+        other.close()
+        service.wait_for("both partitions", lambda: partitions(2))
+        stage.write()
+        stage.counted(service)
+        assert set(seen) == {EVENTS}
 
 
 def test_leaders_and_coordinators_that_move_cost_nothing(
