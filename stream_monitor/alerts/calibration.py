@@ -25,7 +25,7 @@ import numpy as np
 
 from stream_monitor.alerts.null import Sampler, generalised_pareto, samplers
 from stream_monitor.cells import Cells
-from stream_monitor.methods.base import BoundDrift
+from stream_monitor.methods.binning import Pooled
 from stream_monitor.schema import FloatArray
 
 # Survival probabilities at which null distributions are tabled: eight a decade, to 1e-12.
@@ -170,7 +170,7 @@ class Calibration:
     def __init__(
         self,
         cells: Mapping[str, Cells],
-        drift: Mapping[tuple[str, str], BoundDrift],
+        drift: Mapping[tuple[str, str], Pooled],
         powers: Mapping[str, int],
         *,
         false_alarms: float,
@@ -180,7 +180,7 @@ class Calibration:
         self._cells = cells
         self._powers = powers
         self._replicates = replicates
-        self._methods: dict[str, dict[str, BoundDrift]] = {}
+        self._methods: dict[str, dict[str, Pooled]] = {}
         for (column, metric), bound in drift.items():
             self._methods.setdefault(column, {})[metric] = bound
         self._column_level = sidak(false_alarms, max(len(self._methods), 1))

@@ -26,6 +26,7 @@ import numpy as np
 
 from stream_monitor.batch import ColumnBatch
 from stream_monitor.cells import Cells, Summary
+from stream_monitor.methods.binning import Pooled
 from stream_monitor.panes.layout import Counted, Sketch
 from stream_monitor.schema import BoolArray, FloatArray, IntArray, Kind, Schema
 
@@ -123,32 +124,6 @@ class Measured(msgspec.Struct, frozen=True):
         return self.definition.family
 
 
-class BoundDrift(Protocol):
-    """A drift method made ready for one column."""
-
-    def distance(self, reference: IntArray, window: IntArray) -> FloatArray:
-        """Distances between counts: ``between(side(reference), side(window))``.
-
-        Parameters
-        ----------
-        reference, window : int64[..., K]
-            Counts of the column's value cells; leading axes broadcast, so that thousands of
-            resampled windows are compared at once.
-
-        Returns
-        -------
-        float64[...]; NaN where either side has no values.
-        """
-
-    def side(self, counts: IntArray) -> IntArray | FloatArray:
-        """What is compared of one side, so that the reference's need be made only once."""
-
-    def between(
-        self, reference: IntArray | FloatArray, window: IntArray | FloatArray, /
-    ) -> FloatArray:
-        """The distances between two sides."""
-
-
 class DriftMethod(Protocol):
     """A distance between two samples of one column, computed from counts.
 
@@ -185,7 +160,7 @@ class DriftMethod(Protocol):
         ``compat`` asks for as many as NannyML's own numbers take to be met.
         """
 
-    def bind(self, cells: Cells) -> BoundDrift:
+    def bind(self, cells: Cells) -> Pooled:
         """The method for one column."""
 
 

@@ -22,43 +22,86 @@ _COMPAT_EQUAL = 500
 _COMPAT_TAIL = 400
 
 Counts = IntArray | FloatArray
-View = Callable[[Counts], Counts]
+View = Callable[[Counts, FloatArray], Counts]
 Formula = Callable[[Counts, Counts], FloatArray]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pooled:
     """A drift method for one column: pool the cells into bins, look at each side, compare them.
 
-    ``matrix`` is float64[K, B] of zeros and ones, so that pooling thousands of resampled windows
-    is one matrix product, exact below 2⁵³; None where every cell is a bin of its own. ``view``
-    makes of counts [..., B] what ``between`` takes of the reference and the window.
+    Bins of weight 0 may follow the column's own: what is counted in them is 0, and they must make
+    no difference, for so columns are laid side by side (:mod:`.stacked`).
+
+    Attributes
+    ----------
+    bins : int64[K]
+        The bin of each value cell.
+    weights : float64[B]
+        What the view needs to know of each bin, by default that there is one: 1.
+    view
+        Makes of counts [..., B] and the weights what ``between`` takes of reference and window.
+    between
+        The distances, by sums along the last axis.
+    matrix : float64[K, B]
+        Of zeros and ones, so that pooling thousands of resampled windows is one matrix product,
+        exact below 2⁵³; None where every cell is a bin of its own.
     """
 
-    matrix: FloatArray | None
+    bins: IntArray
+    weights: FloatArray
     view: View
     between: Formula
+    matrix: FloatArray | None
 
-    def side(self, counts: IntArray) -> Counts:
-        return self.view(counts if self.matrix is None else counts @ self.matrix)
+    @classmethod
+    def of(
+        cls,
+        cells: Cells,
+        view: View,
+        between: Formula,
+        *,
+        bins: IntArray | None = None,
+        weights: FloatArray | None = None,
+    ) -> Pooled:
+        """By default every cell is a bin."""
+        matrix = None if bins is None else np.eye(int(bins.max()) + 1)[bins]
+        bins = np.arange(cells.size) if bins is None else bins
+        weights = np.ones(int(bins.max()) + 1) if weights is None else weights
+        return cls(bins, weights, view, between, matrix)
 
-    def distance(self, reference: IntArray, window: IntArray) -> FloatArray:
+    def side(self, counts: Counts) -> Counts:
+        """What is compared of counts in the cells, [..., K]."""
+        return self.view(counts if self.matrix is None else counts @ self.matrix, self.weights)
+
+    def distance(self, reference: Counts, window: Counts) -> FloatArray:
+        """Distances between counts in the cells.
+
+        Parameters
+        ----------
+        reference, window : int64[..., K]
+            Leading axes broadcast, so that thousands of resampled windows are compared at once.
+
+        Returns
+        -------
+        float64[...]; NaN where either side has no values.
+        """
         return self.between(self.side(reference), self.side(window))
 
 
-def counted(counts: Counts) -> Counts:
+def counted(counts: Counts, weights: FloatArray) -> Counts:  # noqa: ARG001
     """The view of methods that compare counts as they are."""
     return counts
 
 
-def shares(counts: Counts) -> FloatArray:
+def shares(counts: Counts, weights: FloatArray) -> FloatArray:  # noqa: ARG001
     """Counts [..., B] over their sum; NaN where the sum is 0."""
     total = counts.sum(axis=-1, keepdims=True)
     found: FloatArray = counts / np.where(total > 0, total, np.nan)
     return found
 
 
-def cumulative(counts: Counts) -> FloatArray:
+def cumulative(counts: Counts, weights: FloatArray) -> FloatArray:  # noqa: ARG001
     """The distribution function at each cell's upper edge, [..., K]; NaN without values."""
     sums = counts.cumsum(axis=-1)
     total = sums[..., -1:]
@@ -94,12 +137,7 @@ def bins_of(cells: Cells, bounds: FloatArray) -> IntArray:
     return np.searchsorted(bounds, lower, side="right").astype(np.int64)
 
 
-def pooling(bins: IntArray) -> FloatArray:
-    """float64[K, B] with a one at [i, bins[i]]; B is the greatest bin + 1."""
-    return np.eye(int(bins.max()) + 1)[bins]
-
-
-def doane_pooling(cells: Cells) -> FloatArray | None:
+def doane_bins(cells: Cells) -> IntArray | None:
     """The bins of Jensen–Shannon and Hellinger, as in NannyML 0.13.1.
 
     Continuous: :func:`doane_edges`, with everything outside of them in one more bin (number 0).
@@ -110,7 +148,7 @@ def doane_pooling(cells: Cells) -> FloatArray | None:
     bounds = doane_edges(cells.summary)
     bins = bins_of(cells, bounds)
     bins[bins == len(bounds)] = 0
-    return pooling(bins)
+    return bins
 
 
 def doane_edges(summary: Summary) -> FloatArray:

@@ -7,7 +7,7 @@ from math import inf
 import numpy as np
 
 from stream_monitor.cells import Cells, Summary
-from stream_monitor.methods.base import BoundDrift, Chunks, Definition, register_drift
+from stream_monitor.methods.base import Chunks, Definition, register_drift
 from stream_monitor.methods.binning import Counts, Pooled, counted
 from stream_monitor.schema import FloatArray, Kind
 from stream_monitor.values import DRIFT
@@ -39,8 +39,8 @@ class ChiSquared:
     def edges(self, summary: Summary, *, compat: bool = False) -> FloatArray:  # noqa: ARG002
         return np.empty(0)
 
-    def bind(self, cells: Cells) -> BoundDrift:  # noqa: ARG002 - every cell is a bin
-        return Pooled(None, counted, _statistic)
+    def bind(self, cells: Cells) -> Pooled:
+        return Pooled.of(cells, counted, _statistic)
 
 
 def _statistic(reference: Counts, window: Counts) -> FloatArray:

@@ -11,7 +11,6 @@ from stream_monitor.cells import Cells, moments
 from stream_monitor.methods import unseen_names
 from stream_monitor.methods.base import (
     Block,
-    BoundDrift,
     Chunks,
     Definition,
     Measured,
@@ -20,6 +19,8 @@ from stream_monitor.methods.base import (
     ShareMethod,
     Sketcher,
 )
+from stream_monitor.methods.binning import Pooled
+from stream_monitor.methods.stacked import Slots, Stacked, Sums
 from stream_monitor.panes.exact import joined
 from stream_monitor.panes.layout import Counted
 from stream_monitor.schema import BoolArray, IntArray, Role
@@ -57,7 +58,7 @@ class Evaluator:
         self._compat = compat
         self._registry = registry
         self.blocks = blocks
-        self.drift: dict[tuple[str, str], BoundDrift] = {}
+        self.drift: dict[tuple[str, str], Pooled] = {}
         self.shares: dict[tuple[str, str], tuple[ShareMethod, BoolArray]] = {}
         self._derived: dict[str, RowMethod] = {}
         self._rows = reference.rows
@@ -80,10 +81,17 @@ class Evaluator:
                 mask = share.mask(column)
                 if mask is not None:
                     self.shares[name, metric] = (share, mask)
-        self._sides = {
-            (name, metric): bound.side(cells[name].values)
+        layout = reference.layout
+        together = {
+            (name, metric): bound
             for (name, metric), bound in self.drift.items()
+            if not (compat and registry.drift[metric].singly)
         }
+        self._stacked, self._together = Stacked(together, cells, layout), list(together)
+        starts = {name: layout.columns[name].start for name in self._cells}
+        self._valid = Sums([starts[n] + np.arange(c.size) for n, c in self._cells.items()])
+        masks = [starts[n] + np.flatnonzero(mask) for (n, _), (_, mask) in self.shares.items()]
+        self._counted = Sums(masks)
         self._moments = {name: moments(cells[name]) for name in self._derived}
         self._expected: dict[tuple[str, str], float] = {}
         for (name, metric), (share, _) in self.shares.items():
@@ -94,28 +102,24 @@ class Evaluator:
         """Every value of a window."""
         rows = window.rows
         found = [Measured(ROWS_COUNT, ROWS_COUNT.metric, "", "", float(rows), rows)]
-        found += self._univariate(window)
-        found += self._shares(window)
+        slots = Slots(window.vector)
+        found += self._univariate(window, slots)
+        found += self._shares(window.rows, slots)
         found += self._means(window)
         for measure in self._measures:
             found += (m for m in measure.measure(window) if m.column not in self._hidden)
         return found
 
-    def _univariate(self, window: Counted) -> Iterator[Measured]:
-        valid = {name: int(self._values(name, window).sum()) for name in self._cells}
+    def _univariate(self, window: Counted, slots: Slots) -> Iterator[Measured]:
+        valid = dict(zip(self._cells, self._valid(slots).tolist(), strict=True))
+        found = self._stacked.distances(slots).tolist()
+        distances = dict(zip(self._together, found, strict=True))
         for (name, metric), bound in self.drift.items():
-            method, distance = self._registry.drift[metric], math.nan
-            if valid[name]:
-                if method.singly and self._compat:
-                    distance = float(bound.distance(*singly(self._cells[name], window)))
-                else:
-                    side = bound.side(self._values(name, window))
-                    distance = float(bound.between(self._sides[name, metric], side))
+            distance = distances.get((name, metric), math.nan)
+            if valid[name] and (name, metric) not in distances:
+                distance = float(bound.distance(*singly(self._cells[name], window)))
+            method = self._registry.drift[metric]
             yield Measured(method.definition, metric, name, name, distance, valid[name])
-
-    def _values(self, name: str, window: Counted) -> IntArray:
-        """A column's counts in its value cells."""
-        return window.column(name)[: self._cells[name].size]
 
     def _means(self, window: Counted) -> Iterator[Measured]:
         rows = window.rows
@@ -137,10 +141,9 @@ class Evaluator:
         """Of a mean in so many rows, the reference's noise included."""
         return math.sqrt(variance * (1 / rows + 1 / self._rows)) if rows else math.nan
 
-    def _shares(self, window: Counted) -> Iterator[Measured]:
-        rows = window.rows
-        for (name, metric), (share, mask) in self.shares.items():
-            count = int(window.column(name)[mask].sum())
+    def _shares(self, rows: int, slots: Slots) -> Iterator[Measured]:
+        counts = self._counted(slots).tolist()
+        for ((name, metric), (share, _)), count in zip(self.shares.items(), counts, strict=True):
             feature = "" if name in self._derived else name
             ratio = count / rows if rows else math.nan
             expected = self._expected[name, metric]

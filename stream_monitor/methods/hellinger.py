@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from stream_monitor.cells import Cells, Summary
-from stream_monitor.methods.base import BoundDrift, Chunks, Definition, register_drift
-from stream_monitor.methods.binning import Counts, Pooled, doane_edges, doane_pooling, shares
+from stream_monitor.methods.base import Chunks, Definition, register_drift
+from stream_monitor.methods.binning import Counts, Pooled, doane_bins, doane_edges, shares
 from stream_monitor.schema import FloatArray, Kind
 from stream_monitor.values import DRIFT
 
@@ -14,7 +14,7 @@ from stream_monitor.values import DRIFT
 class Hellinger:
     """sqrt(Σ (√p − √q)²) / √2 of the shares of reference and window, in [0, 1].
 
-    Bins: :func:`~stream_monitor.methods.binning.doane_pooling`. NaN where either side is empty.
+    Bins: :func:`~stream_monitor.methods.binning.doane_bins`. NaN where either side is empty.
     """
 
     definition = Definition(
@@ -33,12 +33,12 @@ class Hellinger:
     def edges(self, summary: Summary, *, compat: bool = False) -> FloatArray:  # noqa: ARG002
         return doane_edges(summary)
 
-    def bind(self, cells: Cells) -> BoundDrift:
-        return Pooled(doane_pooling(cells), _roots, _distance)
+    def bind(self, cells: Cells) -> Pooled:
+        return Pooled.of(cells, _roots, _distance, bins=doane_bins(cells))
 
 
-def _roots(counts: Counts) -> FloatArray:
-    return np.sqrt(shares(counts))
+def _roots(counts: Counts, weights: FloatArray) -> FloatArray:
+    return np.sqrt(shares(counts, weights))
 
 
 def _distance(reference: Counts, window: Counts) -> FloatArray:

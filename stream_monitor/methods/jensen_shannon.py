@@ -8,8 +8,8 @@ import numpy as np
 from scipy.special import rel_entr
 
 from stream_monitor.cells import Cells, Summary
-from stream_monitor.methods.base import BoundDrift, Chunks, Definition, register_drift
-from stream_monitor.methods.binning import Counts, Pooled, doane_edges, doane_pooling, shares
+from stream_monitor.methods.base import Chunks, Definition, register_drift
+from stream_monitor.methods.binning import Counts, Pooled, doane_bins, doane_edges, shares
 from stream_monitor.schema import FloatArray, Kind
 from stream_monitor.values import DRIFT
 
@@ -19,7 +19,7 @@ class JensenShannon:
 
     With the shares p of the reference and q of the window, and m = (p + q) / 2:
     sqrt((Σ p log₂(p/m) + Σ q log₂(q/m)) / 2), ``scipy.spatial.distance.jensenshannon(p, q, 2)``.
-    Bins: :func:`~stream_monitor.methods.binning.doane_pooling`. NaN where either side is empty.
+    Bins: :func:`~stream_monitor.methods.binning.doane_bins`. NaN where either side is empty.
     """
 
     definition = Definition(
@@ -38,8 +38,8 @@ class JensenShannon:
     def edges(self, summary: Summary, *, compat: bool = False) -> FloatArray:  # noqa: ARG002
         return doane_edges(summary)
 
-    def bind(self, cells: Cells) -> BoundDrift:
-        return Pooled(doane_pooling(cells), shares, _distance)
+    def bind(self, cells: Cells) -> Pooled:
+        return Pooled.of(cells, shares, _distance, bins=doane_bins(cells))
 
 
 def _distance(p: Counts, q: Counts) -> FloatArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from stream_monitor.cells import Cells, Summary
-from stream_monitor.methods.base import BoundDrift, Chunks, Definition, register_drift
+from stream_monitor.methods.base import Chunks, Definition, register_drift
 from stream_monitor.methods.binning import Counts, Pooled, cumulative, fine_edges
 from stream_monitor.schema import FloatArray, Kind
 from stream_monitor.values import DRIFT
@@ -37,8 +37,8 @@ class KolmogorovSmirnov:
     def edges(self, summary: Summary, *, compat: bool = False) -> FloatArray:
         return fine_edges(summary, compat=compat)
 
-    def bind(self, cells: Cells) -> BoundDrift:  # noqa: ARG002 - every edge is used
-        return Pooled(None, cumulative, _distance)
+    def bind(self, cells: Cells) -> Pooled:
+        return Pooled.of(cells, cumulative, _distance)
 
 
 def _distance(reference: Counts, window: Counts) -> FloatArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from stream_monitor.cells import Cells, Summary
-from stream_monitor.methods.base import BoundDrift, Chunks, Definition, register_drift
+from stream_monitor.methods.base import Chunks, Definition, register_drift
 from stream_monitor.methods.binning import Counts, Pooled, shares
 from stream_monitor.schema import FloatArray, Kind
 from stream_monitor.values import DRIFT
@@ -35,8 +35,8 @@ class LInfinity:
     def edges(self, summary: Summary, *, compat: bool = False) -> FloatArray:  # noqa: ARG002
         return np.empty(0)
 
-    def bind(self, cells: Cells) -> BoundDrift:  # noqa: ARG002 - every cell is a bin
-        return Pooled(None, shares, _distance)
+    def bind(self, cells: Cells) -> Pooled:
+        return Pooled.of(cells, shares, _distance)
 
 
 def _distance(reference: Counts, window: Counts) -> FloatArray:

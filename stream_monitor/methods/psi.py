@@ -5,10 +5,11 @@ from __future__ import annotations
 from math import inf
 
 import numpy as np
+from scipy.special import rel_entr
 
 from stream_monitor.cells import Cells, Summary
-from stream_monitor.methods.base import BoundDrift, Chunks, Definition, register_drift
-from stream_monitor.methods.binning import Counts, Pooled, bins_of, pooling, quantile_edges
+from stream_monitor.methods.base import Chunks, Definition, register_drift
+from stream_monitor.methods.binning import Counts, Pooled, bins_of, quantile_edges
 from stream_monitor.schema import FloatArray, Kind
 from stream_monitor.values import DRIFT
 
@@ -45,20 +46,21 @@ class PopulationStabilityIndex:
     def edges(self, summary: Summary, *, compat: bool = False) -> FloatArray:  # noqa: ARG002
         return quantile_edges(summary, _BINS)
 
-    def bind(self, cells: Cells) -> BoundDrift:
-        if cells.summary is None:
-            return Pooled(None, _smoothed, _index)
-        return Pooled(pooling(bins_of(cells, self.edges(cells.summary))), _smoothed, _index)
+    def bind(self, cells: Cells) -> Pooled:
+        bins = None if cells.summary is None else bins_of(cells, self.edges(cells.summary))
+        return Pooled.of(cells, _smoothed, _index, bins=bins)
 
 
-def _smoothed(counts: Counts) -> FloatArray:
+def _smoothed(counts: Counts, weights: FloatArray) -> FloatArray:
     total = counts.sum(axis=-1, keepdims=True)
-    found: FloatArray = (counts + 0.5) / (np.where(total > 0, total, np.nan) + counts.shape[-1] / 2)
+    total = np.where(total > 0, total, np.nan)
+    smoothed = (counts + weights / 2) / (total + weights.sum(axis=-1, keepdims=True) / 2)
+    found: FloatArray = smoothed
     return found
 
 
 def _index(p: Counts, q: Counts) -> FloatArray:
-    index: FloatArray = ((p - q) * np.log(p / q)).sum(axis=-1)
+    index: FloatArray = (rel_entr(p, q) + rel_entr(q, p)).sum(axis=-1)
     return index
 
 

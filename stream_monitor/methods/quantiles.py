@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, isnan, nan, pi, sqrt
+from math import inf, nan, pi, sqrt
 
 import numpy as np
 
@@ -34,51 +35,72 @@ def quantiles(cells: Cells, counts: IntArray, levels: FloatArray) -> FloatArray:
     -------
     float64[m]; NaN without numbers or edges.
     """
-    return Ranked.of(Widths.of(cells), counts).at(levels)
+    (found,) = Ranked.of(Widths.of([cells]), counts).at(levels)
+    return np.asarray(found)
 
 
 @dataclass(frozen=True, slots=True)
 class Widths:
-    """Where each cell begins and how wide it is, float64[K]; empty without edges."""
+    """Where each cell of some columns begins and how wide it is; NaN in columns without edges.
 
+    The cells of the columns follow each other, ``starts`` says where those of each begin.
+    """
+
+    starts: IntArray
     lower: FloatArray
     width: FloatArray
 
     @classmethod
-    def of(cls, cells: Cells) -> Widths:
-        edges = cells.edges
-        if not len(edges):
-            return cls(edges, edges)
-        # a cell ends at the last float in it, which of a cell of one value is that value
-        lower = np.concatenate([edges[:1], edges])
-        upper = np.concatenate([edges[:1], np.nextafter(edges[1:], -inf), edges[-1:]])
-        return cls(lower, upper - lower)
+    def of(cls, columns: Sequence[Cells]) -> Widths:
+        sizes = np.array([cells.size for cells in columns])
+        ends = [_ends(cells) for cells in columns]
+        lower, upper = (np.concatenate(side) for side in zip(*ends, strict=True))
+        return cls(sizes.cumsum() - sizes, lower, upper - lower)
+
+
+def _ends(cells: Cells) -> tuple[FloatArray, FloatArray]:
+    edges = cells.edges
+    if not len(edges):
+        return np.array([nan]), np.array([nan])
+    # a cell ends at the last float in it, which of a cell of one value is that value
+    lower = np.concatenate([edges[:1], edges])
+    return lower, np.concatenate([edges[:1], np.nextafter(edges[1:], -inf), edges[-1:]])
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """Counts made ready for :func:`quantiles` at several sets of levels."""
+    """Counts of some columns made ready for :func:`quantiles` at several sets of levels.
+
+    ``reached`` is the running sum of the counts over all columns, ``before`` what it is before
+    each column, ``n`` how many numbers that has.
+    """
 
     cells: Widths
     counts: IntArray
     reached: IntArray
+    before: IntArray
+    n: IntArray
 
     @classmethod
     def of(cls, cells: Widths, counts: IntArray) -> Ranked:
-        return cls(cells, counts, counts.cumsum())
+        reached = counts.cumsum()
+        before = reached[cells.starts] - counts[cells.starts]
+        return cls(cells, counts, reached, before, np.diff(before, append=reached[-1:]))
 
     def at(self, levels: FloatArray) -> FloatArray:
-        n = int(self.reached[-1])
-        if not n or not len(self.cells.lower):
-            return np.full(len(levels), nan)
-        rank = (n - 1) * levels
+        """Quantiles of each column at the same levels, [m], or at its own, [columns, m]."""
+        last = np.maximum(self.n - 1, 0)[:, None]
+        rank = last * levels
         below = np.floor(rank)
-        ranks = np.stack([below, np.minimum(below + 1, n - 1)]).astype(np.int64)
-        cell = np.searchsorted(self.reached, ranks, side="right")
-        counts = self.counts[cell]
-        place = (ranks - (self.reached[cell] - counts) + 0.5) / counts
+        ranks = np.stack([below, np.minimum(below + 1, last)]).astype(np.int64)
+        place = ranks + self.before[:, None]
+        # of a column without numbers it may lie beyond the last
+        cell = np.searchsorted(self.reached, place, side="right").clip(max=len(self.counts) - 1)
+        counts = np.maximum(self.counts[cell], 1)
+        place = (place - (self.reached[cell] - counts) + 0.5) / counts
         low, high = self.cells.lower[cell] + place * self.cells.width[cell]
         found: FloatArray = low + (rank - below) * (high - low)
+        found[self.n == 0] = nan
         return found
 
 
@@ -115,7 +137,7 @@ def density(cells: Cells, counts: IntArray, points: FloatArray, *, std: float) -
     return found
 
 
-def quantile_spreads(reference: Ranked, levels: FloatArray, variance: float) -> FloatArray:
+def quantile_spreads(reference: Ranked, levels: FloatArray, variance: FloatArray) -> FloatArray:
     """Standard deviations of quantiles, from the reference's own quantiles about them.
 
     A quantile is off as far as its rank is (Woodruff 1952, "Confidence intervals for medians and
@@ -126,17 +148,19 @@ def quantile_spreads(reference: Ranked, levels: FloatArray, variance: float) -> 
     Parameters
     ----------
     levels : float64[m] in [0, 1]
-    variance
+    variance : float64[columns]
         Of the mean of numbers with variance 1: 1/n, or 1/n + 1/N of two samples.
 
     Returns
     -------
-    float64[m], at least 0; NaN without values, or where the variance is NaN.
+    float64[columns, m], at least 0; NaN without values, or where the variance is NaN.
     """
-    if isnan(variance):
-        return np.full(len(levels), nan)
-    reach = _REACH * np.sqrt(levels * (1 - levels) * variance)
-    around = np.concatenate([levels - reach, levels, levels + reach]).clip(0, 1)
-    low, at, high = reference.at(around).reshape(3, -1)
+    unknown = np.isnan(variance)
+    deviation = np.sqrt(np.where(unknown, 0.0, variance))[:, None]
+    reach = _REACH * deviation * np.sqrt(levels * (1 - levels))
+    middle = np.broadcast_to(levels, reach.shape)
+    around = np.concatenate([levels - reach, middle, levels + reach], axis=1).clip(0, 1)
+    low, at, high = np.split(reference.at(around), 3, axis=1)
     spreads: FloatArray = np.maximum(at - low, high - at) / _REACH
+    spreads[unknown] = nan
     return spreads

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import inf, nan, sqrt
+from math import inf, nan
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,6 +61,7 @@ _QUANTILES = {
     0.95: _definition("quantile_95", -inf, "95 % quantile, in the column's unit."),
 }
 _LEVELS = np.array(list(_QUANTILES))
+_JUDGED = (_MEAN, _SUM, _STD, *_QUANTILES.values())
 
 
 class _Learner:
@@ -158,114 +160,105 @@ class _Block:
         return _Addends(values, extreme)
 
     def bind(self, reference: Counted) -> _Measure:
-        return _Measure(
-            [_Column(cells, i, self._arrays, reference) for i, cells in enumerate(self._cells)]
-        )
+        return _Measure(self._cells, self._arrays, reference)
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """Statistics of a column's ``n`` numbers among ``rows`` rows."""
+class _Found(NamedTuple):
+    """Statistics of k columns in a window of ``rows`` rows."""
 
     rows: int
-    n: int
-    mean: float
-    std: float
-    quantiles: FloatArray
-    extreme: int
+    n: IntArray
+    mean: FloatArray
+    std: FloatArray
+    quantiles: FloatArray  # [k, levels]
+    ranked: Ranked
+    extreme: IntArray
 
 
-class _Column:
-    """One column's statistics, and what the reference says about their noise."""
+class _Measure:
+    """The columns' statistics side by side, and what the reference says about their noise."""
 
-    def __init__(self, cells: Cells, index: int, arrays: Arrays, reference: Counted) -> None:
+    def __init__(self, cells: list[Cells], arrays: Arrays, reference: Counted) -> None:
         self._cells = cells
-        self._slots = slice(index * _SLOTS, (index + 1) * _SLOTS)
-        self._center = float(arrays["center"][index])
-        self._scale = float(arrays["scale"][index])
+        self._names = [column.column.name for column in cells]
+        starts = [reference.layout.columns[name].start for name in self._names]
+        self._slots = np.concatenate(
+            [start + np.arange(c.size) for start, c in zip(starts, cells, strict=True)]
+        )
+        self._center, self._scale = arrays["center"], arrays["scale"]
         self._compat = bool(arrays["compat"][0])
         self._widths = Widths.of(cells)
         self._reference = known = self._found(reference)
-        counts = np.array(reference.column(cells.column.name)[: cells.size])
-        self._ranked = Ranked.of(self._widths, counts)
-        self._density = density(cells, counts, known.quantiles, std=known.std)
+        self._density = np.empty_like(known.quantiles)
         # the fourth central moment over the fourth power of the std with divisor n − 1
-        self._kurtosis = float(arrays["kurtosis"][index]) * (1 - 1 / max(known.n, 1)) ** 2
-        if known.n != arrays["n"][index] and known.std > 0:
-            # a segment, of which the cells alone tell the fourth moment, though not exactly
-            squares = ((cells.points - known.mean) / known.std) ** 2
-            self._kurtosis = known.n * float(counts @ squares**2) / float(counts @ squares) ** 2
+        self._kurtosis = arrays["kurtosis"] * (1 - 1 / np.maximum(known.n, 1)) ** 2
+        for i, column in enumerate(cells):
+            counts = np.array(reference.column(self._names[i])[: column.size])
+            n, mean, std = int(known.n[i]), float(known.mean[i]), float(known.std[i])
+            self._density[i] = density(column, counts, known.quantiles[i], std=std)
+            if n != arrays["n"][i] and std > 0:
+                # a segment, of which the cells alone tell the fourth moment, though not exactly
+                squares = ((column.points - mean) / std) ** 2
+                self._kurtosis[i] = n * float(counts @ squares**2) / float(counts @ squares) ** 2
 
     def _found(self, window: Counted) -> _Found:
-        counts = window.column(self._cells.column.name)[: self._cells.size]
-        slots = window.block(NAME)[self._slots]
-        n = int(counts.sum())
+        slots = window.block(NAME).reshape(len(self._names), _SLOTS)
+        ranked = Ranked.of(self._widths, window.vector[self._slots])
+        numbers = list(zip(slots[:, :-1], ranked.n.tolist(), strict=True))
         return _Found(
             window.rows,
-            n,
-            self._center + self._scale * moments.mean(slots[:-1], n),
-            self._scale * moments.std(slots[:-1], n),
-            Ranked.of(self._widths, counts).at(_LEVELS),
-            int(slots[-1]),
+            ranked.n,
+            self._center + self._scale * [moments.mean(own, n) for own, n in numbers],
+            self._scale * [moments.std(own, n) for own, n in numbers],
+            ranked.at(_LEVELS),
+            ranked,
+            slots[:, -1],
         )
 
     def measure(self, window: Counted) -> Iterator[Measured]:
         w, r = self._found(window), self._reference
+        some = w.n > 0
         # NannyML counts the rows without a number among those that a value rests on
-        n = float(w.rows if self._compat else w.n) if w.n else nan
-        both = 1 / w.n + 1 / r.n if w.n and r.n else nan
-        name = self._cells.column.name
+        n = np.where(some, w.rows if self._compat else w.n, nan)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            both = np.where(some & (r.n > 0), 1 / w.n + 1 / r.n, nan)
+            values = [w.mean, w.mean * w.n, w.std, *w.quantiles.T]
+            noise = np.sqrt(_LEVELS * (1 - _LEVELS) / n[:, None]) / self._density
+            errors = [r.std / np.sqrt(n), r.std * np.sqrt(n), self._std_error(n), *noise.T]
+            total, total_spread = self._sum_like(w.rows)
+            expected = [r.mean, total, r.std, *r.quantiles.T]
+            excess = np.sqrt(np.maximum(self._kurtosis - 1, 0.0) * both)
+            spreads = quantile_spreads(r.ranked, _LEVELS, both)
+            spread = [r.std * np.sqrt(both), total_spread, r.std / 2 * excess, *spreads.T]
+        value, error = np.stack(values, axis=1), np.stack(errors, axis=1)
+        band = value - _BAND * error, value + _BAND * error
+        sides = (value, error, *band, np.stack(expected, axis=1), np.stack(spread, axis=1))
+        columns = np.stack(sides, axis=2).tolist()
+        extremes = np.where(some, w.extreme, nan).tolist()
+        for name, column, rows, extreme in zip(
+            self._names, columns, w.n.tolist(), extremes, strict=True
+        ):
+            for definition, (first, *others) in zip(_JUDGED, column, strict=True):
+                yield Measured(definition, definition.metric, name, name, first, rows, *others)
+            yield Measured(_EXTREME, _EXTREME.metric, name, name, extreme, rows)
 
-        def judged(
-            definition: Definition, value: float, error: float, expected: float, spread: float
-        ) -> Measured:
-            band = value - _BAND * error, value + _BAND * error
-            metric = definition.metric
-            return Measured(
-                definition, metric, name, name, value, w.n, error, *band, expected, spread
-            )
-
-        error = r.std / sqrt(n)
-        yield judged(_MEAN, w.mean, error, r.mean, r.std * sqrt(both))
-        yield judged(_SUM, w.mean * w.n, r.std * sqrt(n), *self._sum_like(w.rows))
-        spread = r.std / 2 * sqrt(max(self._kurtosis - 1, 0.0) * both)
-        yield judged(_STD, w.std, self._std_error(n), r.std, spread)
-        errors = np.sqrt(_LEVELS * (1 - _LEVELS) / n) / self._density
-        spreads = quantile_spreads(self._ranked, _LEVELS, both)
-        for i, definition in enumerate(_QUANTILES.values()):
-            found = w.quantiles[i], errors[i], r.quantiles[i], spreads[i]
-            yield judged(definition, *map(float, found))
-        extreme = float(w.extreme) if w.n else nan
-        yield Measured(_EXTREME, _EXTREME.metric, name, name, extreme, w.n)
-
-    def _sum_like(self, rows: int) -> tuple[float, float]:
+    def _sum_like(self, rows: int) -> tuple[FloatArray, FloatArray]:
         """Expectation and standard deviation of the sum over so many rows like the reference.
 
         With f the share of rows with a number, a row adds f μ with the variance
         f σ² + f (1 − f) μ².
         """
         r = self._reference
-        if not r.n or not rows:
-            return nan, nan
-        share = r.n / r.rows
+        share = np.where((r.n > 0) & (rows > 0), r.n / max(r.rows, 1), nan)
         variance = share * r.std**2 + share * (1 - share) * r.mean**2
-        return rows * share * r.mean, rows * sqrt(variance * (1 / rows + 1 / r.rows))
+        noise = np.sqrt(variance * (1 / max(rows, 1) + 1 / max(r.rows, 1)))
+        return rows * share * r.mean, rows * noise
 
-    def _std_error(self, n: float) -> float:
+    def _std_error(self, n: FloatArray) -> FloatArray:
         """Of the standard deviation: sqrt((μ₄ − σ⁴ (n − 3)/(n − 1)) / n) / (2 σ), Rao (1973)."""
-        if not n > 1:
-            return nan
         excess = self._kurtosis - (n - 3) / (n - 1)
-        return self._reference.std / 2 * sqrt(excess / n) if excess >= 0 else nan
-
-
-@dataclass(frozen=True, slots=True)
-class _Measure:
-    columns: list[_Column]
-
-    def measure(self, window: Counted) -> Iterator[Measured]:
-        for column in self.columns:
-            yield from column.measure(window)
+        error: FloatArray = self._reference.std / 2 * np.sqrt(excess / n)
+        return np.where((n > 1) & (excess >= 0), error, nan)
 
 
 class Statistics:
@@ -277,7 +270,7 @@ class Statistics:
     :func:`~stream_monitor.methods.quantiles.quantiles`.
 
     Sampling errors, with n numbers in the window and all else of the reference: σ / √n of the mean,
-    σ √n of the sum, :meth:`_Column._std_error` of the std, √(q (1 − q) / n) / f of the quantile at
+    σ √n of the sum, :meth:`_Measure._std_error` of the std, √(q (1 − q) / n) / f of the quantile at
     level q, where f is the :func:`~stream_monitor.methods.quantiles.density` there. With ``compat``
     n counts rows without a number as well. The bands are three of them to each side.
 
@@ -289,7 +282,7 @@ class Statistics:
     """
 
     name = NAME
-    definitions = (_MEAN, _SUM, _STD, *_QUANTILES.values(), _EXTREME)
+    definitions = (*_JUDGED, _EXTREME)
 
     def learner(self, study: Study) -> _Learner | None:
         """None without a continuous column of a role and with moments as above."""

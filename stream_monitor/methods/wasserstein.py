@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from math import inf
 
 import numpy as np
 
 from stream_monitor.cells import Cells, Summary
-from stream_monitor.methods.base import BoundDrift, Chunks, Definition, register_drift
+from stream_monitor.methods.base import Chunks, Definition, register_drift
 from stream_monitor.methods.binning import Counts, Pooled, cumulative, fine_edges
 from stream_monitor.schema import FloatArray, Kind
 from stream_monitor.values import DRIFT
@@ -43,16 +42,19 @@ class Wasserstein:
     def edges(self, summary: Summary, *, compat: bool = False) -> FloatArray:
         return fine_edges(summary, compat=compat)
 
-    def bind(self, cells: Cells) -> BoundDrift:
-        return Pooled(None, cumulative, partial(_area, np.diff(cells.points)))
+    def bind(self, cells: Cells) -> Pooled:
+        # from each cell's point to the next; none from the last
+        return Pooled.of(cells, _areas, _distance, weights=np.append(np.diff(cells.points), 0.0))
 
 
-def _area(steps: FloatArray, reference: Counts, window: Counts) -> FloatArray:
-    """``steps`` is float64[K - 1], from each cell's point to the next."""
-    gap = np.abs(reference - window)
-    # NaN of an empty side must come through where there is one cell only
-    area: FloatArray = gap[..., :-1] @ steps + gap[..., -1]
-    return area
+def _areas(counts: Counts, weights: FloatArray) -> FloatArray:
+    """Below the distribution function, from each cell's point to the next."""
+    return cumulative(counts, weights) * weights
+
+
+def _distance(reference: Counts, window: Counts) -> FloatArray:
+    distance: FloatArray = np.abs(reference - window).sum(axis=-1)
+    return distance
 
 
 register_drift(Wasserstein())
