@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
+from msgspec.structs import astuple
 
 from stream_monitor.batch import ColumnBatch, Decoded, concatenate
 from stream_monitor.config.model import Config
@@ -26,7 +27,14 @@ from stream_monitor.pipeline import ACCEPTED, EXPIRED, LATE, REJECTED, Pipeline
 from stream_monitor.schema import IntArray
 from stream_monitor.sources.files import FilesSource
 from stream_monitor.tables import read_chunks
-from stream_monitor.values import COLUMNS, WindowResult, cells_of, rows_of
+from stream_monitor.values import (
+    COLUMNS,
+    WINDOW_COLUMNS,
+    Value,
+    WindowResult,
+    rows_of,
+    window_cells,
+)
 from stream_monitor.watch import Watched
 from stream_monitor.watch_outcome import watch_outcomes
 
@@ -187,7 +195,7 @@ def _turns(config: Config, whole: dict[int, ColumnBatch]) -> Iterator[Decoded]:
         for index, batch in whole.items():
             end = int(np.searchsorted(keys[index], last, side="right"))
             if end > starts[index]:
-                block[index] = batch.take(np.arange(starts[index], end))
+                block[index] = batch.between(starts[index], end)
                 starts[index] = end
         yield Decoded(block)
 
@@ -251,17 +259,24 @@ def write(results: list[WindowResult], path: Path) -> int:
         lines = [orjson.dumps(row) + b"\n" for result in results for row in rows_of(result)]
         path.write_bytes(b"".join(lines))
         return len(lines)
-    rows = [cells for result in results for cells in cells_of(result)]
-    columns = zip(*rows, strict=True) if rows else ((),) * len(COLUMNS)
-    # as from pandas: NaN is null
+    values = [astuple(value) for result in results for value in result.values]
+    window = np.repeat(np.arange(len(results)), [len(result.values) for result in results])
+    shared = _columns(WINDOW_COLUMNS, [window_cells(result) for result in results])
     table = pa.table(
-        {
-            name: pa.array(column, type=_TYPES[name], from_pandas=True)
-            for name, column in zip(COLUMNS, columns, strict=True)
-        }
+        {name: column.take(pa.array(window)) for name, column in shared.items()}
+        | _columns(Value.__struct_fields__, values)
     )
     if path.suffix == ".parquet":
         pa.parquet.write_table(table, path)
     else:
         pa.csv.write_csv(table, path)
-    return len(rows)
+    return len(values)
+
+
+def _columns(names: Sequence[str], rows: Sequence[tuple[object, ...]]) -> dict[str, Any]:
+    columns = zip(*rows, strict=True) if rows else ((),) * len(names)
+    # as from pandas: NaN is null
+    return {
+        name: pa.array(column, type=_TYPES[name], from_pandas=True)
+        for name, column in zip(names, columns, strict=True)
+    }

@@ -92,8 +92,15 @@ class ColumnBatch:
     def __len__(self) -> int:
         return len(self.event_time)
 
+    def between(self, start: int, stop: int) -> ColumnBatch:
+        """The batch of the rows from ``start`` to before ``stop``; what it can it shares."""
+        return self._of(slice(start, stop), np.arange(start, stop))
+
     def take(self, rows: IntArray) -> ColumnBatch:
         """The batch of the given rows, in the given order."""
+        return self._of(rows, rows)
+
+    def _of(self, which: slice | IntArray, rows: IntArray) -> ColumnBatch:
         position = np.full(len(self), -1, dtype=np.int64)
         position[rows] = np.arange(len(rows))
         wrong, unseen = self.wrong_number, self.unseen
@@ -104,15 +111,15 @@ class ColumnBatch:
             kept = position[unseen.event] >= 0
             unseen = Unseen(unseen.column[kept], position[unseen.event[kept]], unseen.name[kept])
         return ColumnBatch(
-            self.event_time[rows],
-            self.arrival[rows],
-            self.numbers[:, rows],
-            self.codes[:, rows],
+            self.event_time[which],
+            self.arrival[which],
+            self.numbers[:, which],
+            self.codes[:, which],
             wrong,
-            self.record[rows],
-            self.ids[rows] if len(self.ids) else self.ids,
+            self.record[which],
+            self.ids[which] if len(self.ids) else self.ids,
             unseen,
-            self.origin[rows] if len(self.origin) else self.origin,
+            self.origin[which] if len(self.origin) else self.origin,
         )
 
 

@@ -21,6 +21,7 @@ from stream_monitor.errors import SourceError
 from stream_monitor.schema import IntArray
 
 CHUNK_ROWS = 65_536
+_BUFFER = 2**20  # bytes of a Parquet column that are read at once
 _BLOCK_BYTES = 16 * 2**20
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
 
@@ -99,7 +100,8 @@ _Part = tuple[dict[str, Any], int, float]
 
 
 def _parquet(path: Path) -> Iterator[_Part]:
-    with pa.parquet.ParquetFile(path) as file:
+    # by default all of a row group is read at once, which may be all of the file
+    with pa.parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
         total, seen = max(file.metadata.num_rows, 1), 0
         for batch in file.iter_batches(batch_size=CHUNK_ROWS):
             seen += batch.num_rows

@@ -8,15 +8,7 @@ from datetime import UTC, datetime, timedelta
 from math import nan
 
 import msgspec
-from msgspec.structs import replace
-
-# The columns of a backtest's table, of the results log and of /api/v1/windows, in this order.
-COLUMNS = (
-    "model", "version", "segment", "window", "window_index", "window_start", "window_end",
-    "revision", "maturity", "rows", "label_share", "feature", "family", "metric", "value",
-    "p_value", "sampling_error", "lower_confidence", "upper_confidence", "lower_threshold",
-    "upper_threshold", "alert",
-)  # fmt: skip
+from msgspec.structs import astuple, replace
 
 DRIFT = "drift"
 MULTIVARIATE = "multivariate_drift"
@@ -55,6 +47,14 @@ class Value(msgspec.Struct, frozen=True):
     lower_threshold: float = nan
     upper_threshold: float = nan
     alert: bool | None = None
+
+
+# The columns of a backtest's table, of the results log and of /api/v1/windows, in this order.
+WINDOW_COLUMNS = (
+    "model", "version", "segment", "window", "window_index", "window_start", "window_end",
+    "revision", "maturity", "rows", "label_share",
+)  # fmt: skip
+COLUMNS = (*WINDOW_COLUMNS, *Value.__struct_fields__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,29 +96,25 @@ def note_of(value: Value) -> str:
     return f"{value.family}/{value.feature}"
 
 
-def cells_of(result: WindowResult) -> Iterator[tuple[object, ...]]:
-    """A result as rows of the table, in the order of COLUMNS.
+def window_cells(result: WindowResult) -> tuple[object, ...]:
+    """What all rows of a result have in common, in the order of WINDOW_COLUMNS.
 
     Times are RFC 3339 in UTC, None where there are none (rows without a timestamp).
     """
     timed = result.end > 0
-    window = (
+    return (
         result.model, result.version, result.segment, result.window, result.index,
         rfc3339(result.start) if timed else None, rfc3339(result.end) if timed else None,
         result.revision, result.maturity or None, result.rows, result.label_share,
     )  # fmt: skip
-    for v in result.values:
-        yield (
-            *window, v.feature, v.family, v.metric, v.value, v.p_value, v.sampling_error,
-            v.lower_confidence, v.upper_confidence, v.lower_threshold, v.upper_threshold, v.alert,
-        )  # fmt: skip
 
 
 def rows_of(result: WindowResult) -> Iterator[dict[str, object]]:
-    """The same as dicts, in which NaN is None."""
-    for cells in cells_of(result):
+    """A result as rows of the table, dicts in which NaN is None."""
+    window = window_cells(result)
+    for value in result.values:
         # nothing but NaN differs from itself
-        known = (None if cell != cell else cell for cell in cells)  # noqa: PLR0124
+        known = (None if c != c else c for c in (*window, *astuple(value)))  # noqa: PLR0124
         yield dict(zip(COLUMNS, known, strict=True))
 
 

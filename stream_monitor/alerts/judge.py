@@ -76,10 +76,13 @@ class Judge:
         """
         enough = [m for m in measured if m.rows >= self._min_rows]
         if not closed:
-            self._seen, enough = enough, []
-        limits = dict(zip(map(id, enough), self.limits.of(enough, window, history), strict=True))
+            self._seen = enough
+            return tuple(self._value(m, NO_LIMIT, judged=False) for m in measured)
+        limits = iter(self.limits.of(enough, window, history))
         return tuple(
-            self._value(m, limits.get(id(m), NO_LIMIT), judged=closed and m.rows >= self._min_rows)
+            self._value(m, next(limits), judged=True)
+            if m.rows >= self._min_rows
+            else self._value(m, NO_LIMIT, judged=False)
             for m in measured
         )
 

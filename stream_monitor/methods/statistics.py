@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from math import inf, nan
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ NAME = "statistics"
 
 _SLOTS = moments.SLOTS + 1  # the last counts extremes
 _ROWS = 2_048  # taken at once, which bounds memory
+_FEW = 128  # rows of a group for which sums of their own are worth while
 _ROLES = (Role.FEATURE, Role.PREDICTION, Role.SCORE)
 _BAND = 3.0  # standard errors on each side of a value, as in NannyML
 
@@ -118,14 +120,20 @@ class _Addends:
     def counts(self, group: IntArray, groups: int) -> IntArray:
         columns, n = self.values.shape
         found = np.zeros((groups, columns * _SLOTS), dtype=np.int64)
+        change = np.diff(group)
+        if n and (groups == 1 or (groups * _FEW < n and (change >= 0).all())):
+            # a run of rows for each group: their sums need not what each of the rows adds
+            bounds = [0, *(np.flatnonzero(change) + 1).tolist(), n]
+            for first, last in pairwise(bounds):
+                sums = found[group[first]].reshape(columns, _SLOTS)
+                for start in range(first, last, _ROWS):
+                    part = slice(start, min(start + _ROWS, last))
+                    sums[:, :-1] += moments.sums(self.values[:, part])
+                    sums[:, -1] += np.count_nonzero(self.extreme[:, part], axis=1)
+            return found
         for start in range(0, n, _ROWS):
             part = slice(start, start + _ROWS)
             values = self.values[:, part]
-            if groups == 1:
-                sums = found.reshape(columns, _SLOTS)
-                sums[:, :-1] += moments.sums(values)
-                sums[:, -1] += np.count_nonzero(self.extreme[:, part], axis=1)
-                continue
             out = np.empty((columns, _SLOTS, values.shape[1]))
             moments.addends(values, out[:, :-1])
             out[:, -1] = self.extreme[:, part]
