@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -98,8 +98,16 @@ class Watched:
         }
 
 
-def watch(config: Config, place: str) -> tuple[list[Watched], tuple[Window, ...]]:
-    """All models of a configuration with their references loaded, and its windows.
+def _saved(model: ModelConfig) -> Profile:
+    return load(model.reference)
+
+
+def watch(
+    config: Config, place: str, profile_of: Callable[[ModelConfig], Profile] = _saved
+) -> tuple[list[Watched], tuple[Window, ...]]:
+    """All models of a configuration with their references, and its windows.
+
+    ``profile_of`` gives a model's reference; by default it is that of its file.
 
     Raises
     ------
@@ -111,7 +119,7 @@ def watch(config: Config, place: str) -> tuple[list[Watched], tuple[Window, ...]
     watched, problems = [], []
     for i, model in enumerate(config.models):
         try:
-            one = _watched(model, load(model.reference), config, grains)
+            one = _watched(model, profile_of(model), config, grains)
             watched.append(one)
             whole = one.parts[0]
             layout = whole.reference.layout

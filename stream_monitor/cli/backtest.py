@@ -15,8 +15,12 @@ from stream_monitor.cli.common import (
     output_file,
     progress_bar,
 )
+from stream_monitor.config.model import ModelConfig
 from stream_monitor.labels.table import LabelTable
 from stream_monitor.late_labels import LateLabels
+from stream_monitor.methods import REGISTRY
+from stream_monitor.reference.build import build_profile
+from stream_monitor.reference.profile import Profile
 from stream_monitor.tables import expand
 from stream_monitor.watch import watch
 
@@ -27,12 +31,20 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         "backtest",
         _run,
         summary="push files of events through the pipeline and write a table, one row a value",
-        example="stream-monitor backtest --config monitor.yaml --events may.parquet "
-        "--output may.parquet",
+        example="stream-monitor backtest --config monitor.yaml --reference train.parquet "
+        "--events may.parquet --output drift.parquet",
     )
     config_option(parser)
     parser.add_argument(
         "--events", nargs="+", required=True, metavar="FILE", help="Parquet, CSV or JSONL files"
+    )
+    parser.add_argument(
+        "--reference",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="learn the references from these files first, instead of reading those that "
+        "`reference build` wrote to models[].reference",
     )
     parser.add_argument(
         "--labels",
@@ -63,9 +75,24 @@ def _run(arguments: argparse.Namespace) -> int:
     config = read_config(arguments.config)
     in_use = [model for model in config.models if not model.candidate]
     config = config.model_copy(update={"models": in_use})
-    watched, windows = watch(config, str(arguments.config))
     paths = expand(arguments.events)
     with progress_bar() as progress:
+        if learned := expand(arguments.reference):
+
+            def profile_of(model: ModelConfig) -> Profile:
+                name, version = model.name, model.version
+                return build_profile(
+                    learned,
+                    config,
+                    model=name,
+                    version=version,
+                    registry=REGISTRY,
+                    progress=progress,
+                )
+
+            watched, windows = watch(config, str(arguments.config), profile_of)
+        else:
+            watched, windows = watch(config, str(arguments.config))
         labels = late = None
         targets = [m.target for m in watched]
         if arguments.labels and config.labels is not None:
