@@ -195,7 +195,7 @@ def _turns(config: Config, whole: dict[int, ColumnBatch]) -> Iterator[Decoded]:
         for index, batch in whole.items():
             end = int(np.searchsorted(keys[index], last, side="right"))
             if end > starts[index]:
-                block[index] = batch.between(starts[index], end)
+                block[index] = batch.take(np.arange(starts[index], end))
                 starts[index] = end
         yield Decoded(block)
 

@@ -92,22 +92,17 @@ class ColumnBatch:
     def __len__(self) -> int:
         return len(self.event_time)
 
-    def between(self, start: int, stop: int) -> ColumnBatch:
-        """The batch of the rows from ``start`` to before ``stop``; what it can it shares."""
-        return self._of(slice(start, stop), np.arange(start, stop))
-
     def take(self, rows: IntArray) -> ColumnBatch:
-        """The batch of the given rows, in the given order."""
-        return self._of(rows, rows)
-
-    def _of(self, which: slice | IntArray, rows: IntArray) -> ColumnBatch:
-        position = np.full(len(self), -1, dtype=np.int64)
-        position[rows] = np.arange(len(rows))
+        """The batch of the given rows, in the given order; rows that are neighbours are shared."""
+        which: slice | IntArray = rows
+        if len(rows) and (np.diff(rows) == 1).all():
+            which = slice(int(rows[0]), int(rows[-1]) + 1)
         wrong, unseen = self.wrong_number, self.unseen
-        if len(wrong[1]):
+        if len(wrong[1]) or len(unseen):
+            position = np.full(len(self), -1, dtype=np.int64)
+            position[rows] = np.arange(len(rows))
             kept = position[wrong[1]] >= 0
             wrong = (wrong[0][kept], position[wrong[1][kept]])
-        if len(unseen):
             kept = position[unseen.event] >= 0
             unseen = Unseen(unseen.column[kept], position[unseen.event[kept]], unseen.name[kept])
         return ColumnBatch(
