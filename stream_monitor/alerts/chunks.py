@@ -17,7 +17,7 @@ from scipy import special
 
 from stream_monitor.alerts.limits import NO_LIMIT, Limit, Stateless
 from stream_monitor.methods.base import Chunks, Definition, Measured
-from stream_monitor.methods.evaluate import Evaluator, singly
+from stream_monitor.methods.evaluate import Evaluator, singly, unseen
 from stream_monitor.panes.layout import Counted
 from stream_monitor.reference.profile import Part
 
@@ -90,7 +90,7 @@ class ChunkLimits(Stateless):
         """No threshold of its own; the critical value at 0.05 plays it."""
         cells = self._cells[m.column]
         reference, counts = cells.values, window.column(m.column)[: cells.size]
-        if self._compat:
+        if self._compat and unseen(cells, window):
             reference, counts = singly(cells, window)
         freedom = int(np.count_nonzero(reference + counts)) - 1
         if freedom < 1:

@@ -82,12 +82,7 @@ class Evaluator:
                 if mask is not None:
                     self.shares[name, metric] = (share, mask)
         layout = reference.layout
-        together = {
-            (name, metric): bound
-            for (name, metric), bound in self.drift.items()
-            if not (compat and registry.drift[metric].singly)
-        }
-        self._stacked, self._together = Stacked(together, cells, layout), list(together)
+        self._stacked = Stacked(self.drift, cells, layout)
         starts = {name: layout.columns[name].start for name in self._cells}
         self._valid = Sums([starts[n] + np.arange(c.size) for n, c in self._cells.items()])
         masks = [starts[n] + np.flatnonzero(mask) for (n, _), (_, mask) in self.shares.items()]
@@ -112,13 +107,11 @@ class Evaluator:
 
     def _univariate(self, window: Counted, slots: Slots) -> Iterator[Measured]:
         valid = dict(zip(self._cells, self._valid(slots).tolist(), strict=True))
-        found = self._stacked.distances(slots).tolist()
-        distances = dict(zip(self._together, found, strict=True))
-        for (name, metric), bound in self.drift.items():
-            distance = distances.get((name, metric), math.nan)
-            if valid[name] and (name, metric) not in distances:
+        distances = self._stacked.distances(slots).tolist()
+        for place, ((name, metric), bound) in enumerate(self.drift.items()):
+            method, distance = self._registry.drift[metric], distances[place]
+            if self._compat and method.singly and unseen(self._cells[name], window):
                 distance = float(bound.distance(*singly(self._cells[name], window)))
-            method = self._registry.drift[metric]
             yield Measured(method.definition, metric, name, name, distance, valid[name])
 
     def _means(self, window: Counted) -> Iterator[Measured]:
@@ -157,6 +150,11 @@ class Evaluator:
                 expected=expected,
                 spread=self._spread(expected * (1 - expected), rows),
             )
+
+
+def unseen(cells: Cells, window: Counted) -> bool:
+    """Whether a window has categories of a column that the reference does not have."""
+    return bool(window.column(cells.column.name)[cells.unseen])
 
 
 def singly(cells: Cells, window: Counted) -> tuple[IntArray, IntArray]:
