@@ -209,7 +209,10 @@ class Matured:
         # early labels are not those of all predictions: only when none is missing, or none counts
         # any more, a verdict is about the window
         judged = closed and (last or labelled == rows)
-        values = part.judge.values(part.evaluator.outcome(outcome), outcome.labelled, closed=judged)
+        measured = part.evaluator.outcome(outcome)
+        if last and not closed and labelled:
+            part.judge.expect(window.name, measured, labelled / rows)
+        values = part.judge.values(measured, outcome.labelled, closed=judged)
         if last and not part.input.label and window.clock == self._steps.clock:
             values += model.prequential.values(panes, judged=closed)
         if part.input.candidate:

@@ -170,9 +170,14 @@ class Publisher:
     def _origin(self, part: WatchedPart, window: Window) -> int | None:
         if window.clock == ROWS:
             return 0
+        first = self._first_event(part)
+        return None if first is None else window.first(first)
+
+    def _first_event(self, part: WatchedPart) -> int | None:
         key = part.model
-        origins = [p.origins[key] for p in self._partitions.values() if key in p.origins]
-        return window.first(min(origins)) if origins else None
+        return min(
+            (p.origins[key] for p in self._partitions.values() if key in p.origins), default=None
+        )
 
     def _state(self, part: WatchedPart, window: Window) -> Published | None:
         """What was published, or what will be the first; None before the first event."""
@@ -243,6 +248,9 @@ class Publisher:
             if closed and by_time:
                 state.rows[number] = counted.rows
                 state.rows = {n: state.rows[n] for n in sorted(state.rows)[-_HISTORY:]}
+            if not closed:
+                filled = self._filled(part, window, number, counted.rows)
+                part.judge.expect(window.name, measured, filled)
             values = part.judge.values(measured, counted, closed=closed, history=history)
             values += unexplained(values, part.outputs)
             values += self._detected(part, window, number, closed=closed)
@@ -266,6 +274,14 @@ class Publisher:
                 )
             )
         return results
+
+    def _filled(self, part: WatchedPart, window: Window, number: int, rows: int) -> float:
+        """How much of a window has been seen since its first event, in [0, 1]."""
+        if window.clock == ROWS:
+            return min(rows / window.length, 1.0)
+        begin = max(window.start(number), self._first_event(part) or 0)
+        now = max((p.progress or 0 for p in self._partitions.values()), default=0)
+        return min(max(now - begin, 0) / max(window.end(number) - begin, 1), 1.0)
 
     def notes(
         self, reference: Part, window: Counted, values: Sequence[Value], realized: object

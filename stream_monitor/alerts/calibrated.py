@@ -41,8 +41,8 @@ class CalibratedLimits:
         sizes = Counter(m.family for m in evaluator.measure(part.reference) if _judged(m))
         self._levels = {family: sidak(false_alarms, n) for family, n in sizes.items()}
 
-    def prepare(self, measured: Sequence[Measured]) -> bool:
-        rows = {m.column: m.rows for m in measured if m.family == DRIFT and m.rows}
+    def prepare(self, measured: Sequence[Measured], growth: float) -> bool:
+        rows = {m.column: round(m.rows * growth) for m in measured if m.family == DRIFT and m.rows}
         return any(self._calibration.prepare(column, n) for column, n in rows.items())
 
     def dump(self) -> bytes:

@@ -56,7 +56,7 @@ class Judge:
         # NannyML judges every chunk
         self._min_rows = 1 if compat else config.min_rows
         self._overrides = [o for o in config.overrides if o.model in (None, model)]
-        self._seen: Sequence[Measured] = ()
+        self._expected: dict[str, tuple[float, Sequence[Measured]]] = {}
         self.limits = limits_of(part, evaluator, config, segments=segments, compat=compat)
 
     def values(
@@ -74,10 +74,9 @@ class Judge:
         Thresholds of a window that is still filling would change with every row, so it has none
         but the configured constants.
         """
-        enough = [m for m in measured if m.rows >= self._min_rows]
         if not closed:
-            self._seen = enough
             return tuple(self._value(m, NO_LIMIT, judged=False) for m in measured)
+        enough = [m for m in measured if m.rows >= self._min_rows]
         limits = iter(self.limits.of(enough, window, history))
         return tuple(
             self._value(m, next(limits), judged=True)
@@ -86,9 +85,22 @@ class Judge:
             for m in measured
         )
 
+    def expect(self, window: str, measured: Sequence[Measured], filled: float) -> None:
+        """Hear of a window that fills, and how much of it has been seen, in [0, 1]."""
+        self._expected[window] = filled, measured
+
     def prepare(self) -> bool:
-        """Do a step towards limits that the window that fills will need; False if all are there."""
-        return self.limits.prepare(self._seen)
+        """Do a step towards limits that windows that fill will need; False if all are there.
+
+        They are worked out for the rows that a window will have if more come as they did: those
+        for the rows that it has by now would be of no use when it closes. The fullest comes first.
+        """
+        for filled, measured in sorted(self._expected.values(), key=lambda one: -one[0]):
+            # fewer rows do not tell how many there will be
+            enough = [m for m in measured if m.rows >= self._min_rows]
+            if filled > 0 and self.limits.prepare(enough, 1 / filled):
+                return True
+        return False
 
     def _value(self, m: Measured, limit: Limit, *, judged: bool) -> Value:
         for override in self._overrides:

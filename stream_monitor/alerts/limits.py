@@ -48,8 +48,10 @@ class Limits(Protocol):
     ) -> list[Limit]:
         """The limit of each value of a window; ``history`` holds the rows of windows before it."""
 
-    def prepare(self, measured: Sequence[Measured]) -> bool:
+    def prepare(self, measured: Sequence[Measured], growth: float) -> bool:
         """Do a little of what limits for values like these need, some 10 ms; False if all is there.
+
+        ``growth`` is how many times as many rows they will rest on.
 
         What was not prepared is computed when it is asked for.
         """
@@ -70,7 +72,7 @@ class Stateless:
 
     size = 0
 
-    def prepare(self, measured: Sequence[Measured]) -> bool:  # noqa: ARG002
+    def prepare(self, measured: Sequence[Measured], growth: float) -> bool:  # noqa: ARG002
         return False
 
     def dump(self) -> bytes:
