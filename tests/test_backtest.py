@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,21 @@ def test_what_has_no_quirk_equals_nannyml_without_compat_too(
     found = compare(truth, plain, ours)
     assert len(plain) > 500
     assert not found.failures, "\n".join(found.failures)
+
+
+def test_a_reference_learned_on_the_spot_gives_the_same_table(
+    folder: Path, nannyml_data: Path
+) -> None:
+    """The file that the configuration names is not read then."""
+    reference, events = (str(CAR_LOAN.path(nannyml_data, p)) for p in ("reference", "analysis"))
+    backtest(folder, Path(events))
+    (folder / "elsewhere").mkdir()
+    shutil.copy(folder / "monitor.yaml", folder / "elsewhere")
+    stream_monitor(
+        folder, "backtest", "--config", str(folder / "elsewhere" / "monitor.yaml"), "--reference",
+        reference, "--events", events, "--output", "learned.parquet",
+    )  # fmt: skip
+    assert (folder / "learned.parquet").read_bytes() == (folder / "out.parquet").read_bytes()
 
 
 def test_rows_in_any_order_give_the_same_table(
