@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import product
-from typing import Any, NamedTuple
 
 import msgspec
 
@@ -14,40 +13,16 @@ from stream_monitor.detectors.config import DetectorConfig
 from stream_monitor.detectors.track import Track
 from stream_monitor.explain import notes
 from stream_monitor.methods.performance.realized import RealizedBlock
-from stream_monitor.panes.layout import Counted, Sketch
+from stream_monitor.panes.across import Across, Summed
+from stream_monitor.panes.layout import Counted
 from stream_monitor.panes.partition import Partition
 from stream_monitor.panes.windows import ROWS, TIME, Window
+from stream_monitor.published import Books, Published, Saved
 from stream_monitor.reference.profile import Part
 from stream_monitor.schema import IntArray
 from stream_monitor.store.base import PaneKey
 from stream_monitor.values import Value, WindowResult, unjudged
 from stream_monitor.watch import Watched, WatchedPart
-
-_HISTORY = 60  # closed windows whose rows are remembered
-
-
-class Published(msgspec.Struct):
-    """Which windows of one model and window name were published.
-
-    ``origin`` is the number of the first window and ``base`` its index, ``next`` the first that is
-    not closed, ``revisions`` how often closed windows that may still change were published anew,
-    ``rows`` the rows of the last 60 closed windows of time by number.
-    """
-
-    origin: int
-    next: int
-    revisions: dict[int, int] = {}
-    base: int = 0
-    rows: dict[int, int] = {}
-
-    def index(self, number: int) -> int:
-        return number - self.origin + self.base
-
-
-class _Summed(NamedTuple):
-    counted: Counted
-    first: int
-    last: int
 
 
 class Publisher:
@@ -66,10 +41,9 @@ class Publisher:
         self._watched = watched
         self._windows = windows
         self._named = {w.name: w for w in windows}
-        self._partitions = partitions
-        self._published: dict[tuple[str, str], Published] = {}
+        self._across = Across(partitions)
+        self._books = Books()
         self._floor: dict[tuple[str, str], int] = {}
-        self._bases: dict[tuple[str, str], int] = {}
         clocks = {w.clock: w for w in windows}
         # detectors step over panes of time where there are such
         self._steps = clocks.get(TIME) or clocks[ROWS]
@@ -85,7 +59,7 @@ class Publisher:
         touched: dict[tuple[str, str], set[int]] = {}
         for key in changed:
             touched.setdefault((key.model, key.clock), set()).add(key.number)
-        panes = cache(self._panes)
+        panes = cache(self._across.numbers)
         for model in self._watched:
             self._detect(model, watermark, panes)
             for window in self._windows:
@@ -110,7 +84,7 @@ class Publisher:
         end, last = mark // clock.grain, track.pane
         there = panes().get((model.key, clock.clock), set())
         for number in sorted(n for n in there if n < end and (last is None or n > last)):
-            summed = self._sum(model.parts[0], clock.clock, range(number, number + 1))
+            summed = self._sum(model.parts[0], clock, range(number, number + 1))
             if summed is not None:
                 track.feed(number, model.parts[0].evaluator.measure(summed.counted))
 
@@ -120,7 +94,7 @@ class Publisher:
         ``judged`` takes it for closed: nothing more will come.
         """
         results = []
-        panes = self._panes()
+        panes = self._across.numbers()
         for model in self._watched:
             for part in model.parts:
                 for window in self._windows:
@@ -141,8 +115,7 @@ class Publisher:
         state = self._state(part, window)
         if state is None:
             return {}
-        panes = window.panes(result.index - state.index(0))
-        summed = self._sum(part, window.clock, panes)
+        summed = self._sum(part, window, window.panes(result.index - state.index(0)))
         return {} if summed is None else summed.counted.columns()
 
     def first(self, part: WatchedPart, window: str) -> int | None:
@@ -160,7 +133,7 @@ class Publisher:
 
     def rows(self, part: WatchedPart) -> int:
         """Events counted so far of the part's model."""
-        return sum(p.rows[part.model] for p in self._partitions.values())
+        return self._across.rows(part.model)
 
     def _mark(self, model: Watched, window: Window, watermark: int | None) -> int | None:
         if window.clock == TIME:
@@ -170,31 +143,15 @@ class Publisher:
     def _origin(self, part: WatchedPart, window: Window) -> int | None:
         if window.clock == ROWS:
             return 0
-        first = self._first_event(part)
+        first = self._across.first_event(part.model)
         return None if first is None else window.first(first)
-
-    def _first_event(self, part: WatchedPart) -> int | None:
-        key = part.model
-        return min(
-            (p.origins[key] for p in self._partitions.values() if key in p.origins), default=None
-        )
 
     def _state(self, part: WatchedPart, window: Window) -> Published | None:
         """What was published, or what will be the first; None before the first event."""
-        if (state := self._published.get((part.key, window.name))) is not None:
+        if (state := self._books.get(part.key, window.name)) is not None:
             return state
         origin = self._origin(part, window)
-        if origin is None:
-            return None
-        return Published(origin, origin, base=self._bases.get((_label(part.key), window.name), 0))
-
-    def _panes(self) -> dict[tuple[str, str], set[int]]:
-        """The numbers of all panes by part and clock."""
-        found: dict[tuple[str, str], set[int]] = {}
-        for partition in self._partitions.values():
-            for key in partition.panes:
-                found.setdefault((key.model, key.clock), set()).add(key.number)
-        return found
+        return None if origin is None else self._books.new(part.key, window.name, origin)
 
     def _close(
         self,
@@ -211,7 +168,7 @@ class Publisher:
         last = state.next - 1 if mark is None else window.last_closed(mark)
         if last < state.origin:
             return []
-        self._published[part.key, window.name] = state
+        self._books.put(part.key, window.name, state)
         again: set[int] = set()
         floor = self._floor.get((part.model, window.clock))
         oldest = state.origin if floor is None else max(state.origin, window.whole_from(floor))
@@ -238,16 +195,15 @@ class Publisher:
         results = []
         for number in numbers:
             # what is costly to measure waits until the window is complete
-            summed = self._sum(part, window.clock, window.panes(number), sketches=closed)
+            summed = self._sum(part, window, window.panes(number), sketches=closed)
             if summed is None:
                 continue
             counted = summed.counted
-            history = [n for other, n in state.rows.items() if other < number]
+            history = state.before(number)
             measured = part.evaluator.measure(counted)
             by_time = window.clock == TIME
             if closed and by_time:
-                state.rows[number] = counted.rows
-                state.rows = {n: state.rows[n] for n in sorted(state.rows)[-_HISTORY:]}
+                state.remember(number, counted.rows)
             if not closed:
                 filled = self._filled(part, window, number, counted.rows)
                 part.judge.expect(window.name, measured, filled)
@@ -279,9 +235,9 @@ class Publisher:
         """How much of a window has been seen since its first event, in [0, 1]."""
         if window.clock == ROWS:
             return min(rows / window.length, 1.0)
-        begin = max(window.start(number), self._first_event(part) or 0)
-        now = max((p.progress or 0 for p in self._partitions.values()), default=0)
-        return min(max(now - begin, 0) / max(window.end(number) - begin, 1), 1.0)
+        begin = max(window.start(number), self._across.first_event(part.model) or 0)
+        seen = max(self._across.newest - begin, 0)
+        return min(seen / max(window.end(number) - begin, 1), 1.0)
 
     def notes(
         self, reference: Part, window: Counted, values: Sequence[Value], realized: object
@@ -300,25 +256,10 @@ class Publisher:
         return self.tracks[part.key].values(window.panes(number), judged=closed)
 
     def _sum(
-        self, part: WatchedPart, clock: str, indices: range, *, sketches: bool = False
-    ) -> _Summed | None:
-        """Some panes of all partitions as one, with or without sketches; None if there is none."""
-        panes = []
-        for index in indices:
-            key = PaneKey(part.key, clock, index)
-            found = (p.panes.get(key) for p in self._partitions.values())
-            panes += [pane for pane in found if pane is not None]
-        if not panes:
-            return None
-        vector = panes[0].counts.copy()
-        for pane in panes[1:]:
-            vector += pane.counts
-        merged: dict[str, Sketch] = {}
-        for pane in panes if sketches else ():
-            for name, sketch in pane.sketches.items():
-                merged[name] = merged[name].merged(sketch) if name in merged else sketch
-        first, last = min(p.first for p in panes), max(p.last for p in panes)
-        return _Summed(Counted(part.reference.layout, vector, merged), first, last)
+        self, part: WatchedPart, window: Window, panes: range, *, sketches: bool = False
+    ) -> Summed | None:
+        layout = part.reference.layout
+        return self._across.sum(part.key, window.clock, panes, layout, sketches=sketches)
 
     def _drop(self, model: Watched, watermark: int | None) -> None:
         """End the life of panes that no window needs any more."""
@@ -342,17 +283,10 @@ class Publisher:
             self.tracks[model.key].forget(floor)
         ours = {part.key for part in model.parts}
         for window, key in product(self._windows, ours):
-            state = self._published.get((key, window.name))
-            if window.clock == clock and state is not None and state.revisions:
-                oldest = window.whole_from(floor)
-                state.revisions = {n: r for n, r in state.revisions.items() if n >= oldest}
-        ended = False
-        for partition in self._partitions.values():
-            over = [k for k in partition.panes if k.number < floor and k.clock == clock]
-            over = [k for k in over if k.model in ours]
-            partition.drop(over)
-            ended |= bool(over)
-        return ended
+            state = self._books.get(key, window.name)
+            if window.clock == clock and state is not None:
+                state.forget(window.whole_from(floor))
+        return self._across.drop(ours, clock, floor)
 
     @property
     def floors(self) -> list[tuple[str, str, int]]:
@@ -370,56 +304,26 @@ class Publisher:
 
     def state(self) -> bytes:
         """What was published and which panes have ended their life, as JSON."""
-        return msgspec.json.encode(
-            _Service(
-                [(*key, state) for key, state in sorted(self._published.items())],
-                self.floors,
-                [(*key, base) for key, base in sorted(self._bases.items())],
-                {key: track.state() for key, track in self.tracks.items() if track},
-            )
-        )
+        detectors = {key: track.state() for key, track in self.tracks.items() if track}
+        return self._books.saved(self.floors, detectors)
 
     def restore(self, data: bytes) -> dict[str, str]:
         """The inverse of :meth:`state`; what belongs to other references is forgotten.
-
-        All but how many windows they had: a model's windows are numbered on when its reference
-        changes, for the results log tells them apart by number.
 
         Returns
         -------
         Detectors that begin anew, each with the reason.
         """
-        known = {part.key for model in self._watched for part in model.parts}
-        stored = msgspec.json.decode(data, type=_Service)
-        self._published = {(key, name): s for key, name, s in stored.published if key in known}
-        self._bases = {(label, name): base for label, name, base in stored.bases}
-        for key, name, state in stored.published:
-            if key not in known:
-                place = _label(key), name
-                self._bases[place] = max(self._bases.get(place, 0), state.index(state.next))
-        in_use = {p.key for m in self._watched for p in m.parts if not m.candidate}
-        for (key, name), state in self._published.items():
-            # what was a candidate goes on after the windows of the reference before it
-            after = self._bases.get((_label(key), name), 0) if key in in_use else 0
-            state.base += max(0, after - state.index(state.next))
+        parts = [part for model in self._watched for part in model.parts]
+        known = {part.key for part in parts}
+        stored = msgspec.json.decode(data, type=Saved)
+        self._books.restore(stored, known, {part.key for part in parts if not part.candidate})
         self._floor = {(key, clock): f for key, clock, f in stored.floors if key in known}
         anew: dict[str, str] = {}
         for key, track in self.tracks.items():
             if track and key in stored.detectors:
                 anew |= track.restore(stored.detectors[key])
         return anew
-
-
-class _Service(msgspec.Struct):
-    published: list[tuple[str, str, Published]]
-    floors: list[tuple[str, str, int]]
-    bases: list[tuple[str, str, int]] = []
-    detectors: dict[str, Any] = {}
-
-
-def _label(key: str) -> str:
-    """The part of a model's key that stays when its reference changes."""
-    return key.rpartition("@")[0]
 
 
 def _common(one: range, other: range) -> range:

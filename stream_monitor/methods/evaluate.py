@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,13 +23,21 @@ from stream_monitor.methods.base import (
 from stream_monitor.methods.binning import Pooled
 from stream_monitor.methods.stacked import Slots, Stacked, Sums
 from stream_monitor.panes.exact import joined
-from stream_monitor.panes.layout import Counted
+from stream_monitor.panes.layout import Counted, Layout
 from stream_monitor.schema import BoolArray, IntArray, Role
 from stream_monitor.values import QUALITY, STATISTICS
 
 ROWS_COUNT = Definition(
     "rows_count", STATISTICS, 0.0, math.inf, "Rows of the window.", Chunks.BETWEEN
 )
+
+
+class _Look(NamedTuple):
+    """The distances of a layout's columns, their numbers of values, and what the shares count."""
+
+    stacked: Stacked
+    valid: Sums
+    counted: Sums
 
 
 class Evaluator:
@@ -81,12 +90,7 @@ class Evaluator:
                 mask = share.mask(column)
                 if mask is not None:
                     self.shares[name, metric] = (share, mask)
-        layout = reference.layout
-        self._stacked = Stacked(self.drift, cells, layout)
-        starts = {name: layout.columns[name].start for name in self._cells}
-        self._valid = Sums([starts[n] + np.arange(c.size) for n, c in self._cells.items()])
-        masks = [starts[n] + np.flatnonzero(mask) for (n, _), (_, mask) in self.shares.items()]
-        self._counted = Sums(masks)
+        self._looks: dict[tuple[int, ...], _Look] = {}
         self._moments = {name: moments(cells[name]) for name in self._derived}
         self._expected: dict[tuple[str, str], float] = {}
         for (name, metric), (share, _) in self.shares.items():
@@ -97,17 +101,29 @@ class Evaluator:
         """Every value of a window."""
         rows = window.rows
         found = [Measured(ROWS_COUNT, ROWS_COUNT.metric, "", "", float(rows), rows)]
-        slots = Slots(window.vector)
-        found += self._univariate(window, slots)
-        found += self._shares(window.rows, slots)
+        slots, look = Slots(window.vector), self._look(window.layout)
+        found += self._univariate(window, slots, look)
+        found += self._shares(rows, look.counted(slots).tolist())
         found += self._means(window)
         for measure in self._measures:
             found += (m for m in measure.measure(window) if m.column not in self._hidden)
         return found
 
-    def _univariate(self, window: Counted, slots: Slots) -> Iterator[Measured]:
-        valid = dict(zip(self._cells, self._valid(slots).tolist(), strict=True))
-        distances = self._stacked.distances(slots).tolist()
+    def _look(self, layout: Layout) -> _Look:
+        """Where a layout has the columns: that of outcomes is not the reference's."""
+        starts = {name: layout.columns[name].start for name in self._cells}
+        key = tuple(starts.values())
+        if key not in self._looks:
+            self._looks[key] = _Look(
+                Stacked(self.drift, self._cells, starts),
+                Sums([starts[n] + np.arange(c.size) for n, c in self._cells.items()]),
+                Sums([starts[n] + np.flatnonzero(m) for (n, _), (_, m) in self.shares.items()]),
+            )
+        return self._looks[key]
+
+    def _univariate(self, window: Counted, slots: Slots, look: _Look) -> Iterator[Measured]:
+        valid = dict(zip(self._cells, look.valid(slots).tolist(), strict=True))
+        distances = look.stacked.distances(slots).tolist()
         for place, ((name, metric), bound) in enumerate(self.drift.items()):
             method, distance = self._registry.drift[metric], distances[place]
             if self._compat and method.singly and unseen(self._cells[name], window):
@@ -134,8 +150,7 @@ class Evaluator:
         """Of a mean in so many rows, the reference's noise included."""
         return math.sqrt(variance * (1 / rows + 1 / self._rows)) if rows else math.nan
 
-    def _shares(self, rows: int, slots: Slots) -> Iterator[Measured]:
-        counts = self._counted(slots).tolist()
+    def _shares(self, rows: int, counts: Sequence[int]) -> Iterator[Measured]:
         for ((name, metric), (share, _)), count in zip(self.shares.items(), counts, strict=True):
             feature = "" if name in self._derived else name
             ratio = count / rows if rows else math.nan

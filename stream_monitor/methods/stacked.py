@@ -9,7 +9,6 @@ import numpy as np
 
 from stream_monitor.cells import Cells
 from stream_monitor.methods.binning import Counts, Formula, Pooled, View
-from stream_monitor.panes.layout import Layout
 from stream_monitor.schema import FloatArray, IntArray
 
 
@@ -28,8 +27,9 @@ class Sums:
 
     def __init__(self, slots: Sequence[IntArray]) -> None:
         runs = [_runs(one) for one in slots]
-        self._starts = np.concatenate([start for start, _ in runs])
-        self._stops = np.concatenate([stop for _, stop in runs])
+        none = np.empty(0, dtype=np.int64)
+        self._starts = np.concatenate([none, *(start for start, _ in runs)])
+        self._stops = np.concatenate([none, *(stop for _, stop in runs)])
         lengths = [len(start) for start, _ in runs]
         self._places = np.repeat(np.arange(len(runs)), lengths)
         self._single = all(length == 1 for length in lengths)
@@ -93,28 +93,32 @@ class Stacked:
     """The distances of all columns by all methods.
 
     Columns of like numbers of bins are laid side by side, filled up with bins of weight 0; whoever
-    has the same bins for the same columns shares their counts.
+    has the same bins for the same columns shares their counts. ``starts`` are the columns' first
+    slots.
     """
 
     def __init__(
-        self, drift: Mapping[tuple[str, str], Pooled], cells: Mapping[str, Cells], layout: Layout
+        self,
+        drift: Mapping[tuple[str, str], Pooled],
+        cells: Mapping[str, Cells],
+        starts: Mapping[str, int],
     ) -> None:
         groups: dict[tuple[str, int], list[tuple[int, str, Pooled]]] = {}
         for place, ((name, metric), bound) in enumerate(drift.items()):
             size = (len(bound.weights) - 1).bit_length()
             groups.setdefault((metric, size), []).append((place, name, bound))
-        pools: dict[tuple[tuple[str, ...], bytes], _Pool] = {}
-        known = np.zeros(layout.size, dtype=np.int64)
-        for name, column in cells.items():
-            known[layout.columns[name]] = column.counts
+        known = np.zeros(max((starts[n] + cells[n].slots for n, _ in drift), default=0), np.int64)
+        for name, _ in drift:
+            known[starts[name] :][: cells[name].slots] = cells[name].counts
         reference = Slots(known)
+        pools: dict[tuple[tuple[str, ...], bytes], _Pool] = {}
         self._size = len(drift)
         self._stacks = []
         for group in groups.values():
             places, names, bounds = zip(*group, strict=True)
             key = names, np.concatenate([bound.bins for bound in bounds]).tobytes()
             if key not in pools:
-                pools[key] = _Pool([layout.columns[name].start for name in names], bounds)
+                pools[key] = _Pool([starts[name] for name in names], bounds)
             weights = np.zeros((len(bounds), max(len(bound.weights) for bound in bounds)))
             for row, bound in zip(weights, bounds, strict=True):
                 row[: len(bound.weights)] = bound.weights
