@@ -21,6 +21,7 @@ from stream_monitor.cells import Cells
 from stream_monitor.errors import ProfileError
 from stream_monitor.methods import REGISTRY
 from stream_monitor.methods.binning import bins_of, doane_edges, fine_edges
+from stream_monitor.methods.stacked import Running, Stacked
 from stream_monitor.schema import FloatArray, Kind
 from tests.building import cells_of, counts_of, summary_of
 
@@ -232,6 +233,50 @@ def example(metric: str, seed: int, shape: str) -> tuple[Cells, np.ndarray[Any, 
     windows = np.array([rng.multinomial(int(rng.integers(0, 3) * 90), s) for s in share])
     windows[0] = 0
     return cells, windows
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    columns=st.lists(
+        st.tuples(
+            st.sampled_from(sorted(REGISTRY.drift)),
+            st.integers(0, 2**32 - 1),
+            st.sampled_from(sorted(SHAPES)),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    beside=st.data(),
+)
+def test_columns_side_by_side_are_columns_by_themselves(
+    columns: list[tuple[str, int, str]], beside: st.DataObject
+) -> None:
+    examples = {str(i): example(*column) for i, column in enumerate(columns)}
+    cells = {name: own for name, (own, _) in examples.items()}
+    drift = {
+        (name, metric): method.bind(own)
+        for name, own in cells.items()
+        for metric, method in REGISTRY.drift.items()
+        if own.column.kind in method.kinds
+    }
+    ends = np.cumsum(
+        [3, *(own.slots + 2 for own in cells.values())]
+    )  # with slots of others between
+    starts = dict(zip(cells, ends.tolist(), strict=False))
+    chosen = beside.draw(st.sets(st.sampled_from(sorted(drift)), min_size=1))
+    fewer = {key: bound for key, bound in drift.items() if key in chosen}
+    every, some = Stacked(drift, cells, starts), Stacked(fewer, cells, starts)
+    for i in range(12):
+        vector = np.random.default_rng(i).integers(1, 9, ends[-1])
+        for name, (own, windows) in examples.items():
+            vector[starts[name] :][: own.size] = windows[i]
+        found = dict(zip(drift, every.distances(Running(vector)), strict=True))
+        for (name, metric), bound in drift.items():
+            alone = float(bound.distance(cells[name].values, examples[name][1][i]))
+            assert found[name, metric] == pytest.approx(alone, rel=1e-9, abs=1e-12, nan_ok=True)
+        # to the last bit
+        again = some.distances(Running(vector))
+        assert again.tobytes() == np.array([found[key] for key in fewer]).tobytes()
 
 
 @pytest.mark.parametrize("metric", sorted(REGISTRY.drift))

@@ -21,7 +21,7 @@ from stream_monitor.methods.base import (
     Sketcher,
 )
 from stream_monitor.methods.binning import Pooled
-from stream_monitor.methods.stacked import Slots, Stacked, Sums
+from stream_monitor.methods.stacked import Running, Stacked, Sums
 from stream_monitor.panes.exact import joined
 from stream_monitor.panes.layout import Counted, Layout
 from stream_monitor.schema import BoolArray, IntArray, Role
@@ -101,7 +101,7 @@ class Evaluator:
         """Every value of a window."""
         rows = window.rows
         found = [Measured(ROWS_COUNT, ROWS_COUNT.metric, "", "", float(rows), rows)]
-        slots, look = Slots(window.vector), self._look(window.layout)
+        slots, look = Running(window.vector), self._look(window.layout)
         found += self._univariate(window, slots, look)
         found += self._shares(rows, look.counted(slots).tolist())
         found += self._means(window)
@@ -121,7 +121,7 @@ class Evaluator:
             )
         return self._looks[key]
 
-    def _univariate(self, window: Counted, slots: Slots, look: _Look) -> Iterator[Measured]:
+    def _univariate(self, window: Counted, slots: Running, look: _Look) -> Iterator[Measured]:
         valid = dict(zip(self._cells, look.valid(slots).tolist(), strict=True))
         distances = look.stacked.distances(slots).tolist()
         for place, ((name, metric), bound) in enumerate(self.drift.items()):

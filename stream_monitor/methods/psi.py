@@ -54,8 +54,8 @@ class PopulationStabilityIndex:
 def _smoothed(counts: Counts, weights: FloatArray) -> FloatArray:
     total = counts.sum(axis=-1, keepdims=True)
     total = np.where(total > 0, total, np.nan)
-    smoothed = (counts + weights / 2) / (total + weights.sum(axis=-1, keepdims=True) / 2)
-    found: FloatArray = smoothed
+    bins = weights.sum(axis=-1, keepdims=True)
+    found: FloatArray = (counts + weights / 2) / (total + bins / 2)
     return found
 
 

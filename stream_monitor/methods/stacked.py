@@ -12,14 +12,14 @@ from stream_monitor.methods.binning import Counts, Formula, Pooled, View
 from stream_monitor.schema import FloatArray, IntArray
 
 
-class Slots:
-    """A window's vector, made ready to be looked at in many ways."""
+class Running:
+    """A window's vector and its running sum, for sums over runs of slots."""
 
     def __init__(self, vector: IntArray) -> None:
         # one slot more, for bins that a column does not have
         self.padded = np.append(vector, 0)
-        self.running = np.zeros(len(vector) + 1, dtype=np.int64)
-        vector.cumsum(out=self.running[1:])
+        self.sums = np.zeros(len(vector) + 1, dtype=np.int64)
+        vector.cumsum(out=self.sums[1:])
 
 
 class Sums:
@@ -35,9 +35,9 @@ class Sums:
         self._single = all(length == 1 for length in lengths)
         self._size = len(runs)
 
-    def __call__(self, slots: Slots) -> IntArray:
+    def __call__(self, slots: Running) -> IntArray:
         """int64[sets]."""
-        sums: IntArray = slots.running[self._stops] - slots.running[self._starts]
+        sums: IntArray = slots.sums[self._stops] - slots.sums[self._starts]
         if not self._single:
             runs, sums = sums, np.zeros(self._size, dtype=np.int64)
             np.add.at(sums, self._places, runs)
@@ -55,8 +55,7 @@ def _runs(slots: IntArray) -> tuple[IntArray, IntArray]:
 class _Pool:
     """The counts of some columns in their bins, int64[C, B]: 0 in those that a column lacks."""
 
-    def __init__(self, starts: Sequence[int], bounds: Sequence[Pooled]) -> None:
-        wide = max(len(bound.weights) for bound in bounds)
+    def __init__(self, starts: Sequence[int], bounds: Sequence[Pooled], wide: int) -> None:
         self._shape = len(bounds), wide
         self._sums = None
         if any(bound.matrix is not None for bound in bounds):
@@ -71,7 +70,7 @@ class _Pool:
             for row, start, bound in zip(self._slots, starts, bounds, strict=True):
                 row[: len(bound.bins)] = start + bound.bins
 
-    def __call__(self, slots: Slots) -> IntArray:
+    def __call__(self, slots: Running) -> IntArray:
         if self._sums is not None:
             return self._sums(slots).reshape(self._shape)
         counts: IntArray = slots.padded[self._slots]
@@ -92,9 +91,9 @@ class _Stack(NamedTuple):
 class Stacked:
     """The distances of all columns by all methods.
 
-    Columns of like numbers of bins are laid side by side, filled up with bins of weight 0; whoever
-    has the same bins for the same columns shares their counts. ``starts`` are the columns' first
-    slots.
+    Columns of like numbers of bins are laid side by side, filled up to a power of two with bins of
+    weight 0, so that a sum's rounding does not depend on the columns beside it. Whoever has the
+    same bins for the same columns shares their counts. ``starts`` are the columns' first slots.
     """
 
     def __init__(
@@ -110,23 +109,23 @@ class Stacked:
         known = np.zeros(max((starts[n] + cells[n].slots for n, _ in drift), default=0), np.int64)
         for name, _ in drift:
             known[starts[name] :][: cells[name].slots] = cells[name].counts
-        reference = Slots(known)
+        reference = Running(known)
         pools: dict[tuple[tuple[str, ...], bytes], _Pool] = {}
         self._size = len(drift)
         self._stacks = []
-        for group in groups.values():
+        for (_, size), group in groups.items():
             places, names, bounds = zip(*group, strict=True)
             key = names, np.concatenate([bound.bins for bound in bounds]).tobytes()
             if key not in pools:
-                pools[key] = _Pool([starts[name] for name in names], bounds)
-            weights = np.zeros((len(bounds), max(len(bound.weights) for bound in bounds)))
+                pools[key] = _Pool([starts[name] for name in names], bounds, 1 << size)
+            weights = np.zeros((len(bounds), 1 << size))
             for row, bound in zip(weights, bounds, strict=True):
                 row[: len(bound.weights)] = bound.weights
             view, between = bounds[0].view, bounds[0].between
             side = view(pools[key](reference), weights)
             self._stacks.append(_Stack(pools[key], view, between, weights, side, np.array(places)))
 
-    def distances(self, slots: Slots) -> FloatArray:
+    def distances(self, slots: Running) -> FloatArray:
         """In the order of the methods; NaN where either side is empty."""
         found = np.empty(self._size)
         counted: dict[_Pool, IntArray] = {}
