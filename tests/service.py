@@ -131,11 +131,14 @@ class Service:
             return error.code, error.read().decode()
         raise AssertionError(f"{path} was answered")
 
+    def samples(self, name: str) -> list[float]:
+        """All of a metric."""
+        lines = self.text("/metrics").splitlines()
+        return [float(x.rpartition(" ")[2]) for x in lines if re.match(rf"{name}({{| )", x)]
+
     def metric(self, name: str) -> float:
         """Sum of a metric's samples."""
-        lines = self.text("/metrics").splitlines()
-        samples = [x for x in lines if re.match(rf"{name}({{| )", x)]
-        return sum(float(x.rpartition(" ")[2]) for x in samples)
+        return sum(self.samples(name))
 
     def accepted(self) -> int:
         return int(self.metric("stream_monitor_events_total"))
