@@ -31,6 +31,8 @@ from stream_monitor.schema import (
 )
 from stream_monitor.tables import Chunk
 
+_FEW_PAIRS = 64  # of a name and a version, that are looked up whether they occur or not
+
 
 def source_columns(mapping: MappingConfig, names: list[str]) -> dict[str, tuple[str, Role]]:
     """Which file column each column of the model comes from.
@@ -152,7 +154,10 @@ class TableDecoder:
     def _targets_of(self, chunk: Chunk) -> CodeArray:
         names, name = codes_of(chunk, self._mapping.model)
         versions, version = codes_of(chunk, self._mapping.version)
-        pairs, place = np.unique(name * len(versions) + version, return_inverse=True)
+        if len(names) * len(versions) <= _FEW_PAIRS:
+            pairs, place = np.arange(len(names) * len(versions)), name * len(versions) + version
+        else:
+            pairs, place = np.unique(name * len(versions) + version, return_inverse=True)
         found = [
             choose(self._targets, names[pair // len(versions)], versions[pair % len(versions)])
             for pair in pairs.tolist()
@@ -240,7 +245,10 @@ def codes_of(chunk: Chunk, name: str) -> tuple[list[str | None], CodeArray]:
     """A column as text: what stands in it, None last, and which of it each row has, int32[n]."""
     if name not in chunk.columns:
         return [None], np.zeros(chunk.rows, dtype=np.int32)
-    codes, names, _ = tabular.categories(chunk.columns[name], text=False)
+    column = chunk.columns[name]
+    if (one := tabular.constant(column)) is not None:  # as the model's name mostly is
+        return [one, None], np.zeros(chunk.rows, dtype=np.int32)
+    codes, names, _ = tabular.categories(column, text=False)
     return [*names, None], np.where(codes < 0, np.int32(len(names)), codes)
 
 

@@ -116,6 +116,16 @@ def _float(text: str) -> float | None:
         return None
 
 
+def constant(column: Any) -> str | None:
+    """The category that stands in every row of a column of text; None where there is no such."""
+    if isinstance(column, MixedColumn) or pa.types.is_dictionary(column.type):
+        return None
+    if not _is_text(column.type) or not len(column) or column.null_count:
+        return None
+    first: str = column[0].as_py()
+    return category_of(first) if pc.all(pc.equal(column, first)).as_py() else None
+
+
 def categories(column: Any, *, text: bool) -> tuple[CodeArray, list[str], BoolArray]:
     """Categories as codes.
 
