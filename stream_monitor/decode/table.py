@@ -162,7 +162,8 @@ class TableDecoder:
             choose(self._targets, names[pair // len(versions)], versions[pair % len(versions)])
             for pair in pairs.tolist()
         ]
-        return np.array([-1 if i is None else i for i in found], dtype=np.int32)[place]
+        targets: CodeArray = np.array([-1 if i is None else i for i in found], dtype=np.int32)
+        return targets[np.asarray(place)]
 
     def _batch(
         self,
