@@ -17,7 +17,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from tests.bench import report
 from tests.bench.lines import Section
 
-NAMES = "pipeline", "records", "half_space_trees", "kafka", "rebalance", "memory", "peers", "costs"
+NAMES = (
+    "pipeline", "records", "half_space_trees", "kafka", "rebalance", "replicas", "memory", "peers",
+    "costs",
+)  # fmt: skip
 
 
 def main() -> int:

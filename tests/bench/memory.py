@@ -145,7 +145,7 @@ def flat(folder: Path, broker: KafkaBroker, tell: Tell) -> dict[str, list[int]]:
             for kind, service in services.items():
                 while service.accepted() < million * MILLION:
                     time.sleep(0.5)
-                found[kind].append(_resident(service.pid))
+                found[kind].append(resident(service.pid))
             _emptied(broker, topic, million * MILLION // PARTITIONS)
     finally:
         for service in services.values():
@@ -164,7 +164,8 @@ def _payloads() -> Iterator[bytes]:
             count += 1
 
 
-def _resident(pid: int) -> int:
+def resident(pid: int) -> int:
+    """Bytes of memory that a process holds."""
     text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     found = re.search(r"VmRSS:\s+(\d+) kB", text)
     return int(found[1]) * 1_024 if found else 0
