@@ -104,7 +104,10 @@ def _service(folder: Path, broker: KafkaBroker, topic: str, number: int) -> Serv
         "topics": [topic],
         "group_id": topic,
     }
-    return Service(own, world.raw_config(folder, source=source, store={"type": "kafka"}))
+    # thresholds would be worked out whenever there is time
+    alerts = {"threshold": "constant"}
+    config = world.raw_config(folder, source=source, store={"type": "kafka"}, alerts=alerts)
+    return Service(own, config)
 
 
 def _shared(services: list[Service]) -> bool:
