@@ -87,7 +87,8 @@ class Judge:
 
     def expect(self, window: str, measured: Sequence[Measured], filled: float) -> None:
         """Hear of a window that fills, and how much of it has been seen, in [0, 1]."""
-        self._expected[window] = filled, measured
+        # fewer rows do not tell how many there will be
+        self._expected[window] = filled, [m for m in measured if m.rows >= self._min_rows]
 
     def prepare(self) -> bool:
         """Do a step towards limits that windows that fill will need; False if all are there.
@@ -96,9 +97,7 @@ class Judge:
         for the rows that it has by now would be of no use when it closes. The fullest comes first.
         """
         for filled, measured in sorted(self._expected.values(), key=lambda one: -one[0]):
-            # fewer rows do not tell how many there will be
-            enough = [m for m in measured if m.rows >= self._min_rows]
-            if filled > 0 and self.limits.prepare(enough, 1 / filled):
+            if filled > 0 and self.limits.prepare(measured, 1 / filled):
                 return True
         return False
 

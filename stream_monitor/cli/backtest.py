@@ -20,7 +20,7 @@ from stream_monitor.labels.table import LabelTable
 from stream_monitor.late_labels import LateLabels
 from stream_monitor.methods import REGISTRY
 from stream_monitor.reference.build import build_profile
-from stream_monitor.reference.profile import Profile
+from stream_monitor.reference.profile import Profile, load
 from stream_monitor.tables import expand
 from stream_monitor.watch import watch
 
@@ -77,22 +77,15 @@ def _run(arguments: argparse.Namespace) -> int:
     config = config.model_copy(update={"models": in_use})
     paths = expand(arguments.events)
     with progress_bar() as progress:
-        if learned := expand(arguments.reference):
+        reference = expand(arguments.reference)
 
-            def profile_of(model: ModelConfig) -> Profile:
-                name, version = model.name, model.version
-                return build_profile(
-                    learned,
-                    config,
-                    model=name,
-                    version=version,
-                    registry=REGISTRY,
-                    progress=progress,
-                )
+        def profile_of(model: ModelConfig) -> Profile:
+            if not reference:
+                return load(model.reference)
+            names = {"model": model.name, "version": model.version}
+            return build_profile(reference, config, **names, registry=REGISTRY, progress=progress)
 
-            watched, windows = watch(config, str(arguments.config), profile_of)
-        else:
-            watched, windows = watch(config, str(arguments.config))
+        watched, windows = watch(config, str(arguments.config), profile_of)
         labels = late = None
         targets = [m.target for m in watched]
         if arguments.labels and config.labels is not None:

@@ -154,10 +154,11 @@ class TableDecoder:
     def _targets_of(self, chunk: Chunk) -> CodeArray:
         names, name = codes_of(chunk, self._mapping.model)
         versions, version = codes_of(chunk, self._mapping.version)
-        if len(names) * len(versions) <= _FEW_PAIRS:
-            pairs, place = np.arange(len(names) * len(versions)), name * len(versions) + version
+        place = name * len(versions) + version
+        if (number := len(names) * len(versions)) <= _FEW_PAIRS:
+            pairs = np.arange(number)
         else:
-            pairs, place = np.unique(name * len(versions) + version, return_inverse=True)
+            pairs, place = np.unique(place, return_inverse=True)
         found = [
             choose(self._targets, names[pair // len(versions)], versions[pair % len(versions)])
             for pair in pairs.tolist()

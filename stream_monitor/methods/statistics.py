@@ -28,7 +28,7 @@ from stream_monitor.methods.base import (
     register_block,
 )
 from stream_monitor.methods.quantiles import Ranked, Widths, density, quantile_spreads
-from stream_monitor.panes.exact import grouped
+from stream_monitor.panes.exact import grouped, runs
 from stream_monitor.panes.layout import Counted
 from stream_monitor.schema import BoolArray, FloatArray, IntArray, Role, Schema
 from stream_monitor.values import STATISTICS
@@ -120,11 +120,10 @@ class _Addends:
     def counts(self, group: IntArray, groups: int) -> IntArray:
         columns, n = self.values.shape
         found = np.zeros((groups, columns * _SLOTS), dtype=np.int64)
-        change = np.diff(group)
-        if n and (groups == 1 or (groups * _FEW < n and (change >= 0).all())):
+        starts = runs(group) if groups == 1 or groups * _FEW < n else None
+        if starts is not None:
             # a run of rows for each group: their sums need not what each of the rows adds
-            bounds = [0, *(np.flatnonzero(change) + 1).tolist(), n]
-            for first, last in pairwise(bounds):
+            for first, last in pairwise([*starts.tolist(), n]):
                 sums = found[group[first]].reshape(columns, _SLOTS)
                 for start in range(first, last, _ROWS):
                     part = slice(start, min(start + _ROWS, last))

@@ -41,6 +41,17 @@ def joined(sums: IntArray) -> FloatArray:
     return found
 
 
+def runs(group: IntArray) -> IntArray | None:
+    """Where the rows of each group begin, as where events come in the order of their windows.
+
+    None where there is no row, or groups do not rise.
+    """
+    change = np.diff(group)
+    if not len(group) or (change < 0).any():
+        return None
+    return np.append(0, np.flatnonzero(change) + 1)
+
+
 def grouped(values: FloatArray, group: IntArray, groups: int) -> IntArray:
     """Sums of whole numbers a group.
 
@@ -56,9 +67,7 @@ def grouped(values: FloatArray, group: IntArray, groups: int) -> IntArray:
     if groups == 1:
         total: IntArray = values.sum(axis=1)[np.newaxis].astype(np.int64)
         return total
-    change = np.diff(group)
-    if len(group) and (change >= 0).all():  # as where events come in the order of their windows
-        starts = np.concatenate([[0], np.flatnonzero(change) + 1])
+    if (starts := runs(group)) is not None:
         found = np.zeros((groups, len(values)), dtype=np.int64)
         found[group[starts]] = np.add.reduceat(values, starts, axis=1).T
         return found

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
@@ -108,10 +109,11 @@ def delay_fact(what: str, delays: FloatArray) -> str:
     )
 
 
-def _service(
-    folder: Path, broker: KafkaBroker, topic: str, kind: str, role: str = "all"
+def service_of(
+    folder: Path, broker: KafkaBroker, topic: str, kind: str, name: str, **sections: Any
 ) -> Service:
-    own = folder / f"{topic}-{kind}-{role}"
+    """One that reads a topic into a store of a kind, in a folder of its own by that name."""
+    own = folder / f"{topic}-{kind}-{name}"
     own.mkdir()
     source = {
         "type": "kafka",
@@ -119,15 +121,14 @@ def _service(
         "topics": [topic],
         "group_id": f"{topic}-{kind}",
     }
-    config = world.raw_config(folder, source=source, store={"type": kind}, role=role)
-    return Service(own, config)
+    return Service(own, world.raw_config(folder, source=source, store={"type": kind}, **sections))
 
 
 def flat(folder: Path, broker: KafkaBroker, tell: Tell) -> dict[str, list[int]]:
     """Resident bytes after each million, by store."""
     topic = "millions"
     create_topic(broker, topic, partitions=PARTITIONS)
-    services = {kind: _service(folder, broker, topic, kind) for kind in STORES}
+    services = {kind: service_of(folder, broker, topic, kind, "all") for kind in STORES}
     found: dict[str, list[int]] = {kind: [] for kind in STORES}
     payloads = _payloads()
     try:
@@ -187,7 +188,7 @@ def latency(folder: Path, broker: KafkaBroker, kind: str, roles: Sequence[str]) 
     number = LIVE_RATE * LIVE_SECONDS
     appended, visible = np.zeros(number), np.zeros(number)
     with ExitStack() as stack:
-        services = [_service(folder, broker, topic, kind, role) for role in roles]
+        services = [service_of(folder, broker, topic, kind, r, role=r) for r in roles]
         for service in services:
             stack.enter_context(service)
         for service in services:

@@ -16,7 +16,7 @@ from kafka import KafkaProducer
 
 from tests.bench import world
 from tests.bench.lines import Line, Section, Tell
-from tests.bench.memory import resident
+from tests.bench.memory import resident, service_of
 from tests.kafka_broker import KafkaBroker, create_topic
 from tests.service import Service
 
@@ -25,6 +25,7 @@ PARTITIONS = 4
 NUMBERS = 1, 2, 4
 ROUNDS = 3
 RATE = 500  # a second of event time: the events fill windows of minutes
+ALERTS = {"threshold": "constant"}  # others would be worked out whenever there is time
 _TICKS = os.sysconf("SC_CLK_TCK")
 _SETTLED = 3.0  # seconds in which nothing moves any more
 
@@ -77,7 +78,9 @@ def run(
     """Seconds of processor that all of them took for the events, and the bytes that each holds."""
     create_topic(broker, topic, partitions=PARTITIONS)
     with ExitStack() as stack:
-        services = [_service(folder, broker, topic, i) for i in range(number)]
+        services = [
+            service_of(folder, broker, topic, "kafka", str(i), alerts=ALERTS) for i in range(number)
+        ]
         for service in services:
             stack.enter_context(service)
         services[0].wait_for("the partitions to be shared", lambda: _shared(services))
@@ -93,21 +96,6 @@ def run(
         )
         after = sum(_processor(service.pid) for service in services)
         return after - before, [resident(service.pid) for service in services]
-
-
-def _service(folder: Path, broker: KafkaBroker, topic: str, number: int) -> Service:
-    own = folder / f"{topic}-{number}"
-    own.mkdir()
-    source = {
-        "type": "kafka",
-        "bootstrap_servers": broker.bootstrap_servers,
-        "topics": [topic],
-        "group_id": topic,
-    }
-    # thresholds would be worked out whenever there is time
-    alerts = {"threshold": "constant"}
-    config = world.raw_config(folder, source=source, store={"type": "kafka"}, alerts=alerts)
-    return Service(own, config)
 
 
 def _shared(services: list[Service]) -> bool:
